@@ -1,0 +1,9 @@
+//! What every layer stands on and that knows none of them: clock, disk, ids, byte ranges, tasks and shutdown,
+//! metrics and failpoints.
+//!
+//! Invariants: nothing here imports another layer of Tidegate; the wall clock is read only in [`clock`].
+
+pub mod clock;
+pub mod disk;
+pub mod id;
+pub mod range;

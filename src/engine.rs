@@ -1,0 +1,3 @@
+//! What bytes mean: names (`file`), blocks (`volume`), records (`tape`). Siblings are strangers.
+
+pub mod file;

@@ -1,0 +1,5 @@
+//! Tidegate.
+
+pub mod base;
+pub mod engine;
+pub mod store;

@@ -1,0 +1,466 @@
+//! Blobs: mutable bytes under files, volumes and tapes; cached, logged and written back.
+//!
+//! What lives here: [`BlobStore`], which owns the log, the metadata's staging and every blob's extent map; [`Batch`], the
+//! one way to change names and blobs together; [`Generation`], frozen bytes for an upload; [`Layout`], how a blob's bytes are
+//! found in S3. `blob/map.rs` is the extent map (pure), `blob/page.rs` its pages and their codec, `blob/cache.rs` which pages
+//! are in memory, `blob/write.rs`, `blob/read.rs` (with fetch and read-ahead), `blob/freeze.rs`, `blob/checkpoint.rs`,
+//! `blob/reclaim.rs`, `blob/recover.rs`, `blob/portion.rs` (who may have how many dirty bytes).
+//!
+//! The extent map says for every byte of a blob where it is: in the log (an extent with location and number), a hole (zeros),
+//! or, where no extent covers it, in S3 below `remote_len_bytes` and zero from there on. A byte in the log is dirty iff its
+//! number is above the blob's clean-through; clean ones may be dropped. Maps are paged by [`PAGE_SPAN_BYTES`] of blob offset;
+//! pages and rows that changed since the last checkpoint are pinned, others are evicted within `memory_bytes`.
+//!
+//! Invariants:
+//! 1. *Acknowledged is recoverable*: a write that returned survives the process; after `sync` it survives power loss.
+//! 2. The map changes under the blob's lock in the order of the numbers, after the record is in the log.
+//! 3. A byte is taken from the record with the highest number that covers it, in the map, and in any replay.
+//! 4. A generation never changes: what is overwritten while it is frozen is kept for it aside, and its segments stay.
+//! 5. No dirty byte and no byte of a generation is ever dropped; reclaim moves them, or chooses another victim.
+//! 6. A checkpoint names only what is durable in the log, and a segment is freed only after a durable checkpoint that no
+//!    longer names it. What a checkpoint does not cover is replayed.
+//! 7. A clean byte that turns out damaged is fetched again; a dirty one is [`BlobError::Damaged`], reported, and the rest of
+//!    the blob stays readable.
+//!
+//! Lock order: the checkpoint barrier (read side: writers; write side: a checkpoint, briefly) → the names lock → one blob's lock (two blobs:
+//! by id) → the log. No lock is held across an await, a request to S3, or the database.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::base::clock::Clock;
+use crate::base::disk::Disk;
+use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
+use crate::store::log::{self, LogError, Position};
+use crate::store::meta::{Change, Meta, MetaError};
+use crate::store::object::ObjectError;
+
+/// How much blob offset one page of an extent map spans, in bytes.
+pub const PAGE_SPAN_BYTES: u64 = 4 << 20;
+
+/// How a blob's bytes are found in S3: whole (files), log (volumes), reel (tapes). One per owner, given by its engine.
+#[async_trait]
+pub trait Layout: Send + Sync + 'static {
+    /// The bytes of `range` of the blob whose remote part is described by `source` (as the layout encoded it). Exactly as long as the range.
+    ///
+    /// # Errors
+    /// `Changed` where what `source` pins is no longer there as it was.
+    async fn fetch(&self, blob: BlobId, source: &[u8], range: Range<u64>) -> Result<Bytes, FetchError>;
+}
+
+/// Why bytes could not be fetched.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The object was replaced or removed by somebody: its owner must look again.
+    #[error("the object in S3 is no longer the one that was known")]
+    Changed,
+    /// The endpoint failed.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+}
+
+/// Why a blob refused.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The owner's portion of dirty bytes, or the cache, stayed full for as long as the caller would wait.
+    #[error("no space: the cache is full of bytes that are not uploaded yet")]
+    NoSpace,
+    /// Never written, or removed.
+    #[error("no such blob")]
+    NotFound,
+    /// Bytes that only this gateway had are damaged.
+    #[error("bytes {0:?} are damaged on the cache disk and were not in S3 yet")]
+    Damaged(Range<u64>),
+    /// Fetching failed.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Past 2^63 - 1.
+    #[error("a blob cannot be that long")]
+    TooLong,
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The metadata failed.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+/// Plain values of the blob store.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The log's.
+    pub log: log::Settings,
+    /// For extent maps, in bytes (256 MiB by default).
+    pub memory_bytes: u64,
+    /// How often a checkpoint is made where nothing asks for one earlier.
+    pub checkpoint_interval: Duration,
+    /// The longest that a write waits at the limit before [`BlobError::NoSpace`] (`cache.wait`).
+    pub wait: Duration,
+}
+
+/// How much of the dirty bytes an owner may have, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// Always its own: the maxima of others never eat into it.
+    pub guaranteed_bytes: u64,
+    /// Never more. Past 80 % of it writers are slowed in proportion.
+    pub maximum_bytes: u64,
+}
+
+/// What the blob store knows of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// When bytes or length last changed, nanoseconds since the Unix epoch.
+    pub modified_ns: i64,
+    /// The number of that change.
+    pub modified_seq: Seq,
+    /// S3 has everything up to this number.
+    pub clean_through: Seq,
+    /// What S3 has, as the layout encoded it; empty: nothing.
+    pub source: Bytes,
+    /// Some of its dirty bytes were lost to damage.
+    pub damaged: bool,
+}
+
+impl BlobInfo {
+    /// Whether S3 lacks something of it.
+    pub fn is_dirty(&self) -> bool {
+        self.modified_seq > self.clean_through
+    }
+}
+
+/// How long a write waits where there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// `Settings::wait`.
+    Default,
+    /// At most so long (NFS, SCSI), then `NoSpace`.
+    AtMost(Duration),
+}
+
+/// One owner's bytes, for `status` and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnerUsage {
+    /// Bytes in the log that S3 does not have.
+    pub dirty_bytes: u64,
+    /// Since when the oldest of them waits (about), nanoseconds since the Unix epoch; 0: none.
+    pub oldest_dirty_ns: i64,
+    /// Its portion.
+    pub maximum_bytes: u64,
+}
+
+/// What a start found and repaired; its `damage` lines are for an operator.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Records replayed.
+    pub records: u64,
+    /// In words, each naming the segment or the blob.
+    pub damage: Vec<String>,
+}
+
+/// Every blob of the gateway.
+pub struct BlobStore {
+    _private: (),
+}
+
+/// Changes that happen together or not at all: rows, new blobs, lengths, removals, clean-through. One atomic batch of the log.
+#[derive(Default)]
+pub struct Batch {
+    /// Row changes, one `Name` record.
+    pub changes: Vec<Change>,
+    /// Blob changes, one record each.
+    pub blobs: Vec<BlobChange>,
+}
+
+/// A change of a blob that is not data.
+#[derive(Clone, Debug)]
+pub enum BlobChange {
+    /// A new blob: empty `source` and 0 length for one without remote bytes. `id` is from [`BlobStore::new_blob_id`].
+    Create {
+        /// Its id.
+        id: BlobId,
+        /// Whose.
+        owner: OwnerId,
+        /// Length in bytes, all of it remote.
+        len_bytes: u64,
+        /// As the layout encodes it.
+        source: Bytes,
+    },
+    /// Truncate or extend.
+    SetLength {
+        /// Which.
+        id: BlobId,
+        /// To, in bytes.
+        len_bytes: u64,
+    },
+    /// The range reads as zeros.
+    Discard {
+        /// Which.
+        id: BlobId,
+        /// What; cut at the length.
+        range: Range<u64>,
+    },
+    /// All of it is gone; generations of it stay readable until they are dropped.
+    Remove {
+        /// Which.
+        id: BlobId,
+    },
+    /// S3 has everything up to `through`, and more precisely has it as `source`.
+    CleanThrough {
+        /// Which.
+        id: BlobId,
+        /// The generation's number.
+        through: Seq,
+        /// The generation's length: what S3 now has.
+        len_bytes: u64,
+        /// As the layout encodes it.
+        source: Bytes,
+    },
+    /// The same bytes are elsewhere now (the object was copied to another key).
+    Rebase {
+        /// Which.
+        id: BlobId,
+        /// As the layout encodes it.
+        source: Bytes,
+    },
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a row's after-image.
+    pub fn put(&mut self, row: crate::store::meta::Row) -> &mut Self {
+        self.changes.push(Change::Put(row));
+        self
+    }
+
+    /// Removes a row.
+    pub fn drop(&mut self, key: crate::store::meta::Key) -> &mut Self {
+        self.changes.push(Change::Drop(key));
+        self
+    }
+
+    /// Adds a blob change.
+    pub fn blob(&mut self, change: BlobChange) -> &mut Self {
+        self.blobs.push(change);
+        self
+    }
+}
+
+/// Frozen bytes of a blob: those with numbers up to `seq`, whatever is written afterwards. Dropping it lets them go.
+pub struct Generation {
+    /// Everything up to this number.
+    pub seq: Seq,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// `BlobInfo::modified_ns` then.
+    pub modified_ns: i64,
+    /// What S3 had then.
+    pub source: Bytes,
+    _private: (),
+}
+
+#[allow(unused_variables, clippy::unused_async)]
+impl Generation {
+    /// The bytes of a range, cut at the length; fetched where they are remote.
+    ///
+    /// # Errors
+    /// As [`BlobStore::read`].
+    pub async fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
+        todo!()
+    }
+
+    /// The ranges, ordered and merged, that differ from what `source` has: dirty bytes, holes, and what lies past the remote
+    /// length. The rest may be copied server-side.
+    ///
+    /// # Errors
+    /// `Meta`.
+    pub async fn changed(&self) -> Result<Vec<Range<u64>>, BlobError> {
+        todo!()
+    }
+}
+
+#[allow(unused_variables, clippy::unused_async)]
+impl BlobStore {
+    /// Opens log and metadata, replays, makes a checkpoint, and starts the checkpoint, reclaim and flush tasks (on the current
+    /// runtime, until [`Self::close`]).
+    ///
+    /// # Errors
+    /// `Log(Refused)`, `Meta(Refused)` with what to do; nothing was changed then.
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        meta: Arc<Meta>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+    ) -> Result<(Arc<Self>, Report), BlobError> {
+        todo!()
+    }
+
+    /// Says whose bytes are how fetched and how many may be dirty. Before that, remote bytes of the owner cannot be read.
+    pub fn register(&self, owner: OwnerId, layout: Arc<dyn Layout>, portion: Portion) {
+        todo!()
+    }
+
+    /// The metadata, for reads.
+    pub fn meta(&self) -> &Arc<Meta> {
+        todo!()
+    }
+
+    /// The log's clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        todo!()
+    }
+
+    /// A node id that was never given before.
+    ///
+    /// # Errors
+    /// `Log`: the high-water mark could not be made durable.
+    pub async fn new_node_id(&self) -> Result<NodeId, BlobError> {
+        todo!()
+    }
+
+    /// A blob id that was never given before.
+    ///
+    /// # Errors
+    /// As `new_node_id`.
+    pub async fn new_blob_id(&self) -> Result<BlobId, BlobError> {
+        todo!()
+    }
+
+    /// Applies a batch: on return it is visible and survives the process; call [`Self::sync`] for power loss.
+    /// A batch of names and tombstones goes through on a full cache.
+    ///
+    /// # Errors
+    /// `NotFound` where a blob is unknown, `Log`, `Meta`: nothing of the batch happened.
+    pub async fn apply(&self, owner: OwnerId, batch: Batch) -> Result<Seq, BlobError> {
+        todo!()
+    }
+
+    /// Writes `data` at `offset`, extending the blob where it ends. Several records where it is long: each is atomic.
+    ///
+    /// # Errors
+    /// `NoSpace` after `patience`, `NotFound`, `TooLong`, `Log`.
+    pub async fn write(&self, blob: BlobId, offset: u64, data: Bytes, patience: Patience) -> Result<BlobInfo, BlobError> {
+        todo!()
+    }
+
+    /// As `write`, at the end of the blob as it is then (atomic append). Returns the offset that it got.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn append(&self, blob: BlobId, data: Bytes, patience: Patience) -> Result<(u64, BlobInfo), BlobError> {
+        todo!()
+    }
+
+    /// The bytes of a range, cut at the length: slices that together are the range. Remote bytes are fetched and cached,
+    /// with read-ahead where reads follow each other.
+    ///
+    /// # Errors
+    /// `NotFound`, `Fetch`, `Damaged`, `Log`.
+    pub async fn read(&self, blob: BlobId, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
+        todo!()
+    }
+
+    /// As `read` where nothing has to be awaited (map in memory, bytes in the log); `None` otherwise.
+    pub fn try_read(&self, blob: BlobId, range: Range<u64>) -> Option<Result<Vec<Bytes>, BlobError>> {
+        todo!()
+    }
+
+    /// Length, times, state.
+    ///
+    /// # Errors
+    /// `NotFound`, `Meta`.
+    pub async fn info(&self, blob: BlobId) -> Result<BlobInfo, BlobError> {
+        todo!()
+    }
+
+    /// As `info` where the row is in memory.
+    pub fn try_info(&self, blob: BlobId) -> Option<BlobInfo> {
+        todo!()
+    }
+
+    /// Where data is, from `offset` on: the first range that is not a hole (`None`: only holes up to the end). Remote bytes count as data.
+    ///
+    /// # Errors
+    /// `NotFound`, `Meta`.
+    pub async fn next_data(&self, blob: BlobId, offset: u64) -> Result<Option<Range<u64>>, BlobError> {
+        todo!()
+    }
+
+    /// Bytes of the blob that occupy the log or S3, for `st_blocks` (holes do not count); about.
+    ///
+    /// # Errors
+    /// `NotFound`, `Meta`.
+    pub async fn allocated_bytes(&self, blob: BlobId) -> Result<u64, BlobError> {
+        todo!()
+    }
+
+    /// Everything that was written or applied before this call is durable here (group commit).
+    ///
+    /// # Errors
+    /// `Log(Flush)`.
+    pub async fn sync(&self) -> Result<Position, BlobError> {
+        todo!()
+    }
+
+    /// Freezes a blob for an upload. Durable first: the log is committed up to the generation's number.
+    ///
+    /// # Errors
+    /// `NotFound`, `Log`, `Meta`.
+    pub async fn freeze(self: &Arc<Self>, blob: BlobId) -> Result<Generation, BlobError> {
+        todo!()
+    }
+
+    /// Drops the clean bytes of a blob from the cache (evict), for tests and `tidegate check`.
+    ///
+    /// # Errors
+    /// `NotFound`, `Meta`.
+    pub async fn evict(&self, blob: BlobId) -> Result<(), BlobError> {
+        todo!()
+    }
+
+    /// An owner's bytes.
+    pub fn usage(&self, owner: OwnerId) -> OwnerUsage {
+        todo!()
+    }
+
+    /// The log's.
+    pub fn log_usage(&self) -> log::Usage {
+        todo!()
+    }
+
+    /// See [`log::Log::verifier`].
+    pub fn verifier(&self) -> u64 {
+        todo!()
+    }
+
+    /// Told each time an owner passes 80 % of its portion or the log runs short: publish open files, upload sooner.
+    pub fn pressure(&self) -> tokio::sync::watch::Receiver<u64> {
+        todo!()
+    }
+
+    /// Makes a checkpoint now.
+    ///
+    /// # Errors
+    /// `Log`, `Meta`.
+    pub async fn checkpoint(&self) -> Result<(), BlobError> {
+        todo!()
+    }
+
+    /// Ends the tasks, syncs, makes a last checkpoint.
+    ///
+    /// # Errors
+    /// `Log`, `Meta`.
+    pub async fn close(&self) -> Result<(), BlobError> {
+        todo!()
+    }
+}
