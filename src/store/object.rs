@@ -11,6 +11,8 @@
 //! - A read pins the ETag that it is based on where the caller has one.
 //! - No implementation retries by itself; [`retry`] does, for all of them.
 
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -246,7 +248,7 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// has another ETag.
     async fn get(&self, key: &str, range: Option<Range<u64>>, expect: Option<&ETag>) -> Result<(Head, Bytes), ObjectError>;
 
-    /// `PutObject`.
+    /// `PutObject`. `Matches` where nothing is there is `PreconditionFailed`.
     async fn put(
         &self,
         key: &str,
@@ -255,7 +257,8 @@ pub trait ObjectStore: Send + Sync + 'static {
         precondition: &Precondition,
     ) -> Result<Written, ObjectError>;
 
-    /// `CopyObject` in the bucket. `attributes: None` keeps the source's; `Some` replaces all of them.
+    /// `CopyObject` in the bucket. `attributes: None` keeps the source's metadata and content type, while storage class, ACL
+    /// and encryption become the bucket's defaults (so S3 does it), and is `Invalid` in place; `Some` replaces all of them.
     /// `PreconditionFailed` where source or target are not what was expected; `NotFound` where the source is gone.
     async fn copy(
         &self,
