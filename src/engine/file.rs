@@ -11,6 +11,13 @@
 //! - A mutation that returned is visible to every front end and survives the process; `commit` makes it survive power loss, names included.
 //! - Every change is told on `changes` before the call that made it returns, with the front end that asked for it.
 
+mod guard;
+mod handle;
+mod hooks;
+mod lock;
+pub mod share;
+mod tree;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;

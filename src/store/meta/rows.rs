@@ -39,7 +39,7 @@ pub struct NodeRow {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Names (for a directory: 2 + subdirectories is computed by the engine; this is 1 or 0).
+    /// Names; for a directory 2 + its subdirectories. 0: no name any more, kept while it is open.
     pub links: u32,
     /// Device number of a device node.
     pub rdev: u32,

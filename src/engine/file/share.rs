@@ -1,0 +1,197 @@
+//! One share: a bucket (or a prefix of it) as a file tree, behind the [`Vfs`] seam.
+//!
+//! What lives here: [`Share`], its [`Settings`], and the `Vfs` implementation, which only hands each call to its verb's file
+//! (`lookup`, `attr`, `access`, `open`, `io`, `create`, `link`, `rename`, `remove`, `readdir`, `lock`, `xattr`, `statfs`).
+//! The bucket's side is in `keys`, `attributes`, `layout`, `settle` (what is to be uploaded), `refresh` (what others wrote), `moves`,
+//! `linkgroup` and `conflict`.
+//!
+//! How a verb works: resolve names and ask the bucket what has to be asked ([`Share::ensure_listed`], [`Share::ensure_attributes`])
+//! without any lock; lock the nodes that it changes ([`Guards`]); look again; check permissions; put every row that changes into ONE
+//! [`Batch`] with the jobs that follow from it ([`Share::unsettle`]); apply it; tell front ends; wake the uploader.
+//!
+//! Invariants:
+//! - A row of a node or of an entry in a directory changes only under that node's guard. Several guards are taken at once, in one
+//!   order. No guard is held across a request to S3. Data is written without a guard: the blob has its own order.
+//! - The rows and blob changes of one verb are one batch: it happened, or it did not.
+//! - A `File` always has a blob (its row and `BlobChange::Create` are in one batch); no other kind has one.
+//! - `links` of a directory is 2 + its subdirectories, kept in step by [`Share::add_entry`] and [`Share::drop_entry`] alone, with
+//!   `cookie_next`; 0 once it is removed. `parent` of a directory is right at any time; the root's is the root.
+//! - Modification and change time of a file: the row's where `times_seq` is at or above the blob's `modified_seq`, else the blob's.
+//! - A node with no name is kept (`links` 0) while it is open; what is left of such at a start is removed. The objects that its remote
+//!   bytes are in must stay until its row is gone.
+//! - Names are UTF-8 up to 255 bytes, paths up to 4,095 bytes. A key over S3's 1,024 bytes is the bucket side's to keep elsewhere.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use crate::base::clock::Clock;
+use crate::base::id::{NodeId, OwnerId};
+use crate::engine::file::{Changed, Event, Origin};
+use crate::store::blob::BlobStore;
+use crate::store::meta::Meta;
+use crate::store::object::SharedStore;
+use crate::store::upload::Uploader;
+
+use super::guard::Guards;
+use super::handle::Handles;
+use super::lock::LockTable;
+use super::tree::Places;
+
+/// Flag of a directory row: it was listed from the bucket (at `listed_ns`), or is our own and the bucket had nothing below it.
+pub const FLAG_LISTED: u64 = 1 << 0;
+/// Flag of a node row: found in a listing; mode, owner and times in the row are the share's defaults until a HEAD told the object's.
+pub const FLAG_ATTRIBUTES_UNKNOWN: u64 = 1 << 1;
+/// Flag of a node row: bytes that only this gateway had were damaged.
+pub const FLAG_DAMAGED: u64 = 1 << 2;
+
+/// Which durability `commit` (fsync) acknowledges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// On the cache disk.
+    #[default]
+    Local,
+    /// In S3.
+    Remote,
+}
+
+/// What happens to a dirty file of ours whose object somebody else changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConflictPolicy {
+    /// Ours is stored beside it under a conflict name.
+    #[default]
+    KeepBoth,
+    /// Ours replaces theirs.
+    LocalWins,
+    /// Theirs replaces ours.
+    RemoteWins,
+}
+
+/// Plain values of a share.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The bucket's name, for messages and the owner's row.
+    pub bucket: String,
+    /// Key prefix, empty or ending in "/".
+    pub prefix: String,
+    /// How long a file is quiet before it is uploaded.
+    pub upload_delay: Duration,
+    /// After how long a listing is looked at again.
+    pub refresh: Duration,
+    /// What fsync acknowledges.
+    pub durability: Durability,
+    /// Nothing can be changed.
+    pub read_only: bool,
+    /// Permission bits of foreign objects without any of their own.
+    pub file_mode: u32,
+    /// As `file_mode`, of directories.
+    pub dir_mode: u32,
+    /// Owner of foreign objects without one.
+    pub uid: u32,
+    /// Group of foreign objects without one.
+    pub gid: u32,
+    /// `x-amz-storage-class`; `None` is the bucket's default.
+    pub storage_class: Option<String>,
+    /// Canned ACL.
+    pub acl: Option<String>,
+    /// Server-side encryption.
+    pub encryption: Option<String>,
+    /// The KMS key of `encryption`.
+    pub kms_key: Option<String>,
+    /// See [`ConflictPolicy`].
+    pub conflict: ConflictPolicy,
+    /// `Content-Type` from the name.
+    pub guess_mime: bool,
+    /// Publish a file that is held open once its oldest change is this old.
+    pub upload_max_age: Option<Duration>,
+    /// The longest that a call waits for S3.
+    pub remote_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bucket: String::new(),
+            prefix: String::new(),
+            upload_delay: Duration::from_secs(2),
+            refresh: Duration::from_secs(60),
+            durability: Durability::Local,
+            read_only: false,
+            file_mode: 0o644,
+            dir_mode: 0o755,
+            uid: 0,
+            gid: 0,
+            storage_class: None,
+            acl: None,
+            encryption: None,
+            kms_key: None,
+            conflict: ConflictPolicy::KeepBoth,
+            guess_mime: true,
+            upload_max_age: None,
+            remote_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a node is no longer what S3 has: the delay differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its bytes.
+    Content,
+    /// Its mode, owner, times or extended attributes.
+    Attributes,
+    /// Its names: new, renamed, linked or removed (the row may be gone afterwards: objects without a node are deleted).
+    Names,
+    /// A directory whose times or emptiness changed because of an entry in it.
+    Implicit,
+}
+
+/// One share. Made by [`Share::open`]; shared by reference.
+pub struct Share {
+    pub(super) this: Weak<Share>,
+    pub(super) owner: OwnerId,
+    pub(super) name: String,
+    pub(super) root: NodeId,
+    pub(super) settings: Settings,
+    pub(super) blobs: Arc<BlobStore>,
+    pub(super) uploader: Arc<Uploader>,
+    pub(super) bucket: SharedStore,
+    /// The gateway's id, as marks, link groups and conflict names carry it.
+    pub(super) gateway: String,
+    pub(super) changes: broadcast::Sender<Event>,
+    pub(super) handles: Handles,
+    pub(super) locks: LockTable,
+    pub(super) guards: Guards,
+    pub(super) places: Places,
+}
+
+impl Share {
+    /// Its owner id.
+    pub fn owner(&self) -> OwnerId {
+        self.owner
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn meta(&self) -> &Arc<Meta> {
+        self.blobs.meta()
+    }
+
+    pub(super) fn now_ns(&self) -> i64 {
+        self.blobs.clock().now_ns()
+    }
+
+    /// Tells front ends. Nobody listening is fine.
+    pub(super) fn tell(&self, origin: Origin, what: Changed) {
+        let _ = self.changes.send(Event { origin, what });
+    }
+}
