@@ -1,0 +1,4 @@
+//! Wire formats and sessions: what machines on the network (and this machine's kernel) speak. Siblings are strangers, but for
+//! `iscsi`, which stands on `scsi`. Wire bytes live only here.
+
+pub mod fuse;
