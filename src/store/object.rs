@@ -11,6 +11,8 @@
 //! - A read pins the ETag that it is based on where the caller has one.
 //! - No implementation retries by itself; [`retry`] does, for all of them.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod memory;
 
 use std::collections::BTreeMap;

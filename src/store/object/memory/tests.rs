@@ -80,3 +80,9 @@ async fn a_listing_goes_past_a_prefix_in_one_step_whatever_is_in_it() {
     }
     assert_eq!(seen, ["a/", "a0", "\u{10ffff}", "\u{10ffff}/"]);
 }
+
+#[tokio::test]
+async fn memory_conforms() {
+    crate::store::object::conformance::run(Arc::new(MemoryStore::default())).await;
+    crate::store::object::conformance::run(Arc::new(MemoryStore::versioned())).await;
+}
