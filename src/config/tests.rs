@@ -1,0 +1,142 @@
+//! Every field of both files wrong in turn: file, line, field and reason.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+fn gateway(text: &str) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    fs::write(&file, text).unwrap();
+    Config::load(Some(&file))
+}
+
+fn share(text: &str) -> Result<ShareConfig, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("demo.toml");
+    fs::write(&file, text).unwrap();
+    ShareConfig::load(&file, &Config::default())
+}
+
+/// Asserts that the error names the field and the line, and says something.
+fn names(error: &ConfigError, field: &str, line: usize) {
+    assert_eq!((error.field.as_str(), error.line), (field, Some(line)), "{error}");
+    assert!(error.reason.len() > 10, "{error}");
+    assert!(error.to_string().contains(".toml:"), "{error}");
+}
+
+#[test]
+fn every_field_of_the_gateway_wrong_in_turn() {
+    let wrong = [
+        ("data_dir = 5", "data_dir"),
+        ("data_dir = \"\"", "data_dir"),
+        ("shares_dir = false", "shares_dir"),
+        ("[cache]\ndir = 7", "cache.dir"),
+        ("[cache]\nsize = \"lots\"", "cache.size"),
+        ("[cache]\nsize = \"1 MiB\"", "cache.size"),
+        ("[cache]\nwait = \"soon\"", "cache.wait"),
+        ("[cache]\nmemory = \"1 KiB\"", "cache.memory"),
+        ("[cache]\nmemory = true", "cache.memory"),
+        ("[s3]\nendpoint = \"minio:9000\"", "s3.endpoint"),
+        ("[s3]\nendpoint = 9000", "s3.endpoint"),
+        ("[s3]\nregion = \"\"", "s3.region"),
+        ("[s3]\nprofile = 1", "s3.profile"),
+        ("[s3]\ncredentials_file = 1", "s3.credentials_file"),
+        ("[s3]\nconcurrency = 0", "s3.concurrency"),
+        ("[s3]\nconcurrency = \"many\"", "s3.concurrency"),
+        ("[s3]\nupload_limit = \"1 B\"", "s3.upload_limit"),
+        ("[s3]\ndownload_limit = \"x\"", "s3.download_limit"),
+        ("[embedded]\nlisten = \"nowhere\"", "embedded.listen"),
+        ("[admin]\nlisten = 9080", "admin.listen"),
+        ("[admin]\nlisten = \"127.0.0.1:9000\"", "admin.listen"),
+        ("[upload]\nconcurrency = 0", "upload.concurrency"),
+        ("[upload]\npart_concurrency = 1000", "upload.part_concurrency"),
+        ("[upload]\npart_size = \"1 MiB\"", "upload.part_size"),
+        ("[upload]\nmemory = \"8 MiB\"", "upload.memory"),
+    ];
+    for (text, field) in wrong {
+        let error = gateway(text).expect_err(text);
+        names(&error, field, text.lines().count());
+    }
+}
+
+#[test]
+fn every_field_of_a_share_wrong_in_turn() {
+    let wrong = [
+        ("prefix = \"2026\"", "prefix"),
+        ("prefix = \"a//b/\"", "prefix"),
+        ("prefix = 5", "prefix"),
+        ("upload_delay = \"later\"", "upload_delay"),
+        ("upload_max_age = \"-1s\"", "upload_max_age"),
+        ("refresh = []", "refresh"),
+        ("durability = \"lunar\"", "durability"),
+        ("conflict = \"shout\"", "conflict"),
+        ("storage_class = \"standard\"", "storage_class"),
+        ("acl = 1", "acl"),
+        ("encryption = \"rot13\"", "encryption"),
+        ("kms_key = \"k\"", "kms_key"),
+        ("requester_pays = \"yes\"", "requester_pays"),
+        ("read_only = 1", "read_only"),
+        ("file_mode = \"rw\"", "file_mode"),
+        ("directory_mode = \"99\"", "directory_mode"),
+        ("uid = -1", "uid"),
+        ("gid = \"staff\"", "gid"),
+        ("guess_content_type = 1", "guess_content_type"),
+        ("remote_timeout = \"x\"", "remote_timeout"),
+        ("cache_guaranteed = \"x\"", "cache_guaranteed"),
+        ("cache_maximum = \"x\"", "cache_maximum"),
+        ("[s3]\nendpoint = \"ftp://x\"", "s3.endpoint"),
+        ("[fuse]\nmount = \"\"", "fuse.mount"),
+        ("[fuse]\nmount = \"m\"\ncache = \"x\"", "fuse.cache"),
+    ];
+    for (text, field) in wrong {
+        let text = format!("bucket = \"demo\"\n{text}");
+        let error = share(&text).expect_err(&text);
+        names(&error, field, text.lines().count());
+    }
+    for bucket in ["", "Ab", "ab", "a_b_c", "-abc", "a..b", &"x".repeat(64)] {
+        names(&share(&format!("bucket = \"{bucket}\"")).expect_err(bucket), "bucket", 1);
+    }
+}
+
+#[test]
+fn unknown_and_missing_fields_are_named() {
+    let error = gateway("[cache]\nsizes = 1").unwrap_err();
+    assert!(error.reason.contains("sizes"), "{error}");
+    assert_eq!(error.line, Some(2));
+    let error = share("prefix = \"a/\"").unwrap_err();
+    assert!(error.reason.contains("bucket"), "{error}");
+    let error = gateway("data_dir = ").unwrap_err();
+    assert_eq!(error.line, Some(1), "{error}");
+}
+
+#[test]
+fn no_file_is_a_whole_gateway_on_loopback() {
+    let config = gateway("").unwrap();
+    assert!(config.embedded.listen.ip().is_loopback() && config.admin.listen.ip().is_loopback());
+    assert!(config.cache_dir().ends_with("tidegate-data/cache"));
+}
+
+#[test]
+fn shares_that_would_write_the_same_keys_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let shares = directory.path().join("shares");
+    fs::create_dir(&shares).unwrap();
+    fs::write(shares.join("a.toml"), "bucket = \"photos\"\n").unwrap();
+    fs::write(shares.join("b.toml"), "bucket = \"photos\"\nprefix = \"2026/\"\n").unwrap();
+    fs::write(shares.join("c.toml"), "bucket = \"other\"\nprefix = \"2026/\"\n").unwrap();
+    fs::write(shares.join("d d.toml"), "bucket = \"third\"\n").unwrap();
+    let config = Config { shares_dir: shares, ..Config::default() };
+    let loaded = config.load_shares().unwrap();
+    let good: Vec<_> = loaded.iter().filter(|(_, share)| share.is_ok()).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(good, ["a", "c"]);
+    let error = loaded[1].1.as_ref().unwrap_err();
+    assert_eq!((error.line, error.field.as_str()), (Some(2), "prefix"), "{error}");
+}
+
+#[test]
+fn an_unreadable_directory_is_not_an_empty_one() {
+    let config = Config { shares_dir: Path::new("no/such/place").into(), ..Config::default() };
+    assert!(config.load_shares().is_err());
+}
