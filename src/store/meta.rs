@@ -1,7 +1,7 @@
 //! The metadata: SQLite as the log's indexed checkpoint of names and states.
 //!
 //! What lives here: [`Meta`], the row types (`meta/rows.rs`), their codec for the log (`meta/codec.rs`), the overlay of
-//! what is not applied yet (`meta/overlay.rs`), and two back ends: `meta/sqlite.rs` (sqlx; the only SQL of the program)
+//! what is not applied yet (`meta/overlay.rs`), the cache of what is (`meta/cache.rs`), and two back ends: `meta/sqlite.rs` (sqlx; the only SQL of the program)
 //! and `meta/memory.rs` (for simulated worlds; it forgets, at a simulated power loss, what a real database may forget).
 //!
 //! How a change gets in: its maker encodes [`Change`]s into a `Name` record of the log, appends it, and hands the changes
@@ -18,12 +18,33 @@
 //! 4. Read transactions never span an await of the caller.
 //! 5. A database that is damaged or of a newer version is refused, with what to do, and never written to.
 
+pub mod codec;
 pub mod rows;
 
+mod backend;
+mod cache;
+mod memory;
+mod order;
+mod overlay;
+mod tally;
+
+#[cfg(test)]
+mod arbitrary;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
 use crate::store::log::Position;
+use backend::{Backend, Loaded, Staged};
+use cache::RowCache;
+pub use memory::MemoryDatabase;
+use order::{Place as Spot, Range};
+use overlay::{DROP_KEYS_MAX, Overlay};
 pub use rows::*;
 
 /// One row set to its after-image, or gone. Encoded by `codec.rs`, which carries a version.
@@ -54,14 +75,7 @@ pub enum Place {
     /// A file (and its `-wal`, `-shm`).
     File(PathBuf),
     /// In memory, for simulated worlds.
-    Memory(std::sync::Arc<MemoryDatabase>),
-}
-
-/// The database of a simulated world: outlives the [`Meta`]s that are opened on it. `crash(seed)` makes it forget any
-/// suffix of the transactions since the last durable one.
-#[derive(Debug, Default)]
-pub struct MemoryDatabase {
-    _private: (),
+    Memory(Arc<MemoryDatabase>),
 }
 
 /// Why the metadata refused.
@@ -76,33 +90,60 @@ pub enum MetaError {
 }
 
 /// The metadata. Shared by reference.
+///
+/// Lock order: `applying`, then `overlay`, then what the back end has of its own.
 pub struct Meta {
-    _private: (),
+    backend: Box<dyn Backend>,
+    /// Held through an apply: one at a time.
+    applying: tokio::sync::Mutex<()>,
+    overlay: RwLock<Overlay>,
+    cache: RowCache,
+    /// The applied checkpoint's position.
+    position: RwLock<Position>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Meta {
     /// Opens, or creates with its migrations.
     ///
     /// # Errors
     /// `Refused`, `Failed`.
     pub async fn open(place: Place) -> Result<Self, MetaError> {
-        todo!()
+        let (backend, loaded): (Box<dyn Backend>, Loaded) = match place {
+            Place::File(path) => todo!("{}", path.display()),
+            Place::Memory(database) => {
+                let loaded = database.load();
+                (Box::new(database), loaded)
+            }
+        };
+        Ok(Self {
+            backend,
+            applying: tokio::sync::Mutex::new(()),
+            overlay: RwLock::new(Overlay::new(loaded.applied, loaded.tallies)),
+            cache: RowCache::new(),
+            position: RwLock::new(loaded.position),
+        })
     }
 
     /// The checkpoint's position, the number up to which changes are applied.
     pub fn checkpoint(&self) -> (Position, Seq) {
-        todo!()
+        let overlay = self.overlay.read();
+        (*self.position.read(), overlay.applied)
     }
 
     /// Makes changes visible. `seq` is higher than at any call before (else: at or below `applied_seq`, nothing happens).
+    /// Replay may come in any order, and twice: the highest number of a row wins, a number that is staged stays as it is.
     pub fn stage(&self, seq: Seq, changes: Vec<Change>) {
-        todo!()
+        let staged = changes.into_iter().map(|change| match change {
+            Change::Put(row) => (row.key(), Some(Arc::new(row))),
+            Change::Drop(key) => (key, None),
+        });
+        let batch: overlay::Batch = staged.collect::<Vec<Staged>>().into();
+        self.overlay.write().stage(seq, batch, |key| self.cache.get(key).flatten());
     }
 
     /// How many bytes are pinned by staged changes (about).
     pub fn staged_bytes(&self) -> u64 {
-        todo!()
+        self.overlay.read().bytes()
     }
 
     /// One transaction. With `durable`, returns when it survives power loss; then everything before does too.
@@ -110,12 +151,42 @@ impl Meta {
     /// # Errors
     /// `Failed`: nothing of it is applied, everything stays staged.
     pub async fn apply(&self, checkpoint: Checkpoint, durable: bool) -> Result<(), MetaError> {
-        todo!()
+        let _one = self.applying.lock().await;
+        let mut checkpoint = checkpoint;
+        let batches = {
+            let overlay = self.overlay.read();
+            checkpoint.applied = checkpoint.applied.max(overlay.applied);
+            overlay.batches(checkpoint.applied)
+        };
+        let changes = overlay::fold(&batches);
+        let counted = self.backend.apply(&changes, &checkpoint, durable).await?;
+        {
+            let mut overlay = self.overlay.write();
+            overlay.committed(checkpoint.applied);
+            *self.position.write() = checkpoint.position;
+        }
+        for portion in changes.chunks(DROP_KEYS_MAX) {
+            let mut overlay = self.overlay.write();
+            for (key, row) in portion {
+                self.cache.applied(key, row.clone());
+                overlay.drop_applied(key, row.as_ref());
+            }
+        }
+        self.overlay.write().counted(counted);
+        Ok(())
     }
 
     /// A point read from the overlay or the cache. `None`: not in memory, ask [`Self::get`].
     pub fn try_get(&self, key: &Key) -> Option<Option<Row>> {
-        todo!()
+        let row = self.in_memory(key)?;
+        Some(row.as_deref().cloned())
+    }
+
+    fn in_memory(&self, key: &Key) -> Option<Option<Arc<Row>>> {
+        if let Some(staged) = self.overlay.read().get(key) {
+            return Some(staged.cloned());
+        }
+        self.cache.get(key)
     }
 
     /// A point read.
@@ -123,7 +194,56 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn get(&self, key: &Key) -> Result<Option<Row>, MetaError> {
-        todo!()
+        loop {
+            let epoch = self.overlay.read().epoch;
+            if let Some(row) = self.try_get(key) {
+                return Ok(row);
+            }
+            let row = self.backend.get(key).await?.map(Arc::new);
+            let overlay = self.overlay.read();
+            if overlay.epoch == epoch {
+                if let Some(staged) = overlay.get(key) {
+                    return Ok(staged.map(|row| Row::clone(row)));
+                }
+                self.cache.insert(key.clone(), row.clone());
+                return Ok(row.as_deref().cloned());
+            }
+        }
+    }
+
+    /// The rows of a range at or after `from`, at most `limit`, of one moment. Tries again at most once for each apply.
+    async fn range(&self, range: Range, from: Spot, limit: usize) -> Result<Vec<Arc<Row>>, MetaError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        'moment: loop {
+            let epoch = self.overlay.read().epoch;
+            let mut stored: Vec<Arc<Row>> = Vec::new();
+            let mut next = from.clone();
+            let mut portion = limit;
+            loop {
+                let rows = self.backend.range(&range, &next, portion).await?;
+                let more = rows.len() >= portion;
+                stored.extend(rows);
+                let overlay = self.overlay.read();
+                if overlay.epoch != epoch {
+                    continue 'moment;
+                }
+                if let Some(merged) = overlay.merge(&range, &from, &stored, more, limit) {
+                    return Ok(merged);
+                }
+                let Some(last) = stored.last().and_then(|row| range.place(row)) else { return Ok(Vec::new()) };
+                next = last.next();
+                portion = portion.saturating_mul(2);
+            }
+        }
+    }
+
+    /// A whole range, or its first rows.
+    async fn rows<T>(&self, range: Range, limit: usize, of: impl Fn(&Row) -> Option<T>) -> Result<Vec<T>, MetaError> {
+        let from = range.start();
+        let rows = self.range(range, from, limit).await?;
+        Ok(rows.iter().filter_map(|row| of(row)).collect())
     }
 
     /// Entries of a directory with a cookie above `after`, ordered by cookie, at most `limit`.
@@ -131,7 +251,9 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn entries(&self, parent: NodeId, after: u64, limit: usize) -> Result<Vec<EntryRow>, MetaError> {
-        todo!()
+        let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
+        let rows = self.range(Range::Entries(parent), Spot::Entry(parent, first, Vec::new()), limit).await?;
+        Ok(rows.iter().filter_map(|row| row.entry()).collect())
     }
 
     /// Entries (names) of a node, at most `limit`: more than one for hard links.
@@ -139,7 +261,7 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn names_of(&self, node: NodeId, limit: usize) -> Result<Vec<EntryRow>, MetaError> {
-        todo!()
+        self.rows(Range::NamesOf(node), limit, Row::entry).await
     }
 
     /// Objects that belong to a node.
@@ -147,7 +269,7 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn objects_of(&self, node: NodeId) -> Result<Vec<ObjectRow>, MetaError> {
-        todo!()
+        self.rows(Range::ObjectsOf(node), usize::MAX, Row::object).await
     }
 
     /// Objects of an owner whose key is at or after `from` and begins with `prefix`, ordered by key, at most `limit`.
@@ -155,7 +277,9 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn objects(&self, owner: OwnerId, prefix: &str, from: &str, limit: usize) -> Result<Vec<ObjectRow>, MetaError> {
-        todo!()
+        let first = Spot::Object(owner, from.max(prefix).to_owned());
+        let rows = self.range(Range::Objects(owner, prefix.to_owned()), first, limit).await?;
+        Ok(rows.iter().filter_map(|row| row.object()).collect())
     }
 
     /// All jobs of the upload queue, ordered by `since_ns`. Called at start, and by `status`.
@@ -163,7 +287,8 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn jobs(&self, owner: OwnerId) -> Result<Vec<JobRow>, MetaError> {
-        todo!()
+        let of = |row: &Row| if let Row::Job(row) = row { Some(row.clone()) } else { None };
+        self.rows(Range::Jobs(owner), usize::MAX, of).await
     }
 
     /// All moves of an owner (background renames of directories), oldest first.
@@ -171,7 +296,8 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn moves(&self, owner: OwnerId) -> Result<Vec<MoveRow>, MetaError> {
-        todo!()
+        let of = |row: &Row| if let Row::Move(row) = row { Some(row.clone()) } else { None };
+        self.rows(Range::Moves(owner), usize::MAX, of).await
     }
 
     /// Extended attributes of a node, ordered by name.
@@ -179,15 +305,18 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn xattrs(&self, node: NodeId) -> Result<Vec<XattrRow>, MetaError> {
-        todo!()
+        let of = |row: &Row| if let Row::Xattr(row) = row { Some(row.clone()) } else { None };
+        self.rows(Range::Xattrs(node), usize::MAX, of).await
     }
 
-    /// Nodes of an owner that have no name any more but are not removed yet (they were open when the gateway died).
+    /// Nodes of an owner that have no name any more but are not removed yet (they were open when the gateway died): those
+    /// whose `links` is 0.
     ///
     /// # Errors
     /// `Failed`.
     pub async fn orphans(&self, owner: OwnerId) -> Result<Vec<NodeRow>, MetaError> {
-        todo!()
+        let of = |row: &Row| if let Row::Node(row) = row { Some(row.clone()) } else { None };
+        self.rows(Range::Orphans(owner), usize::MAX, of).await
     }
 
     /// All owners.
@@ -195,15 +324,18 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn owners(&self) -> Result<Vec<OwnerRow>, MetaError> {
-        todo!()
+        let of = |row: &Row| if let Row::Owner(row) = row { Some(row.clone()) } else { None };
+        self.rows(Range::Owners, usize::MAX, of).await
     }
 
-    /// Node and object counts of an owner, for `statfs` and `status`.
+    /// Node and object counts of an owner, for `statfs` and `status`. Exact for what is applied; a staged row that
+    /// replaces one which was not in memory counts as new until it is applied.
     ///
     /// # Errors
     /// `Failed`.
+    #[allow(clippy::unused_async, reason = "a back end may have to count")]
     pub async fn counts(&self, owner: OwnerId) -> Result<Counts, MetaError> {
-        todo!()
+        Ok(self.overlay.read().counts(owner))
     }
 
     /// A blob's row as of the last checkpoint. Blob rows and pages are not staged: the blob store holds what is newer.
@@ -211,7 +343,7 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn blob(&self, blob: BlobId) -> Result<Option<BlobRow>, MetaError> {
-        todo!()
+        self.backend.blob(blob).await
     }
 
     /// One page of a blob's extent map as of the last checkpoint.
@@ -219,7 +351,7 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn page(&self, blob: BlobId, page: u64) -> Result<Option<Vec<u8>>, MetaError> {
-        todo!()
+        self.backend.page(blob, page).await
     }
 
     /// Blob rows with dirty bytes as of the last checkpoint, at most `limit` with an id above `after`.
@@ -227,7 +359,7 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn dirty_blobs(&self, after: BlobId, limit: usize) -> Result<Vec<(BlobId, BlobRow)>, MetaError> {
-        todo!()
+        self.backend.blobs(after, limit, true).await
     }
 
     /// All blob ids above `after` with rows, at most `limit`: for the accounting at start and `check`.
@@ -235,6 +367,17 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn blobs(&self, after: BlobId, limit: usize) -> Result<Vec<(BlobId, BlobRow)>, MetaError> {
-        todo!()
+        self.backend.blobs(after, limit, false).await
+    }
+
+    /// Whether the disk has so little room that shares should turn read-only until it has more.
+    pub fn below_floor(&self) -> bool {
+        self.backend.below_floor()
+    }
+
+    /// Closes the database, so that the next start need not look for damage. What is staged is not applied.
+    pub async fn close(&self) {
+        let _one = self.applying.lock().await;
+        self.backend.close().await;
     }
 }

@@ -24,6 +24,22 @@ pub enum NodeKind {
     Socket = 0o14,
 }
 
+impl NodeKind {
+    /// The kind of a number; `None` for numbers of no kind.
+    pub const fn of(number: u8) -> Option<Self> {
+        Some(match number {
+            0o01 => Self::Fifo,
+            0o02 => Self::CharDevice,
+            0o04 => Self::Directory,
+            0o06 => Self::BlockDevice,
+            0o10 => Self::File,
+            0o12 => Self::Symlink,
+            0o14 => Self::Socket,
+            _ => return None,
+        })
+    }
+}
+
 /// An inode of a share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeRow {
@@ -274,6 +290,45 @@ impl Row {
             Self::Xattr(row) => Key::Xattr(row.node, row.name.clone()),
             Self::Owner(row) => Key::Owner(row.owner),
             Self::Value(row) => Key::Value(row.name.clone()),
+        }
+    }
+
+    /// The entry that it is.
+    pub(super) fn entry(&self) -> Option<EntryRow> {
+        if let Self::Entry(row) = self { Some(row.clone()) } else { None }
+    }
+
+    /// The object that it is.
+    pub(super) fn object(&self) -> Option<ObjectRow> {
+        if let Self::Object(row) = self { Some(row.clone()) } else { None }
+    }
+
+    /// Bytes that the row keeps outside itself.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        match self {
+            Self::Node(row) => row.target.len() + optional(&row.source_prefix),
+            Self::Entry(row) => row.name.len(),
+            Self::Object(row) => {
+                let texts = optional(&row.version) + optional(&row.storage_class);
+                row.key.len() + row.etag.len() + row.content_digest.len() + texts
+            }
+            Self::Job(row) => row.error.len() + row.multipart.len() + row.note.len(),
+            Self::Move(row) => row.prefix.len(),
+            Self::Xattr(row) => row.name.len() + row.value.len(),
+            Self::Owner(row) => row.kind.len() + row.name.len() + row.bucket.len() + row.prefix.len(),
+            Self::Value(row) => row.name.len() + row.value.len(),
+        }
+    }
+}
+
+impl Key {
+    /// Bytes that the key keeps outside itself.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Entry(_, name) | Self::Xattr(_, name) => name.len(),
+            Self::Object(_, text) | Self::Move(_, _, text) | Self::Value(text) => text.len(),
+            Self::Node(_) | Self::Job(..) | Self::Owner(_) => 0,
         }
     }
 }
