@@ -1,8 +1,9 @@
 //! A bucket as a seam: [`ObjectStore`] is one bucket, whoever serves it.
 //!
 //! What lives here: the trait, its requests and answers, its errors. Beside it: `object/s3.rs` (any S3, through
-//! `aws-sdk-s3`), `object/local.rs` (the embedded endpoint's directory), `object/memory.rs`; the decorators
-//! `object/{retry,limit,meter,fault}.rs`; and `object/probe.rs`, which finds out what an endpoint honours.
+//! `aws-sdk-s3`), `object/local.rs` (the embedded endpoint's directory), `object/memory.rs`; `object/layer.rs`, which says how
+//! decorators wrap a bucket and in which order, and the decorators `object/{retry,limit,meter,fault}.rs`; and
+//! `object/probe.rs`, which finds out what an endpoint honours.
 //!
 //! Invariants:
 //! - Every call is idempotent, or guarded by a [`Precondition`], or says by [`ObjectError::outcome`] that it may have
@@ -13,7 +14,12 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod fault;
+pub mod layer;
+pub mod limit;
 pub mod memory;
+pub mod meter;
+pub mod retry;
 
 use std::collections::BTreeMap;
 use std::fmt;
