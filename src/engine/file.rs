@@ -11,12 +11,31 @@
 //! - A mutation that returned is visible to every front end and survives the process; `commit` makes it survive power loss, names included.
 //! - Every change is told on `changes` before the call that made it returns, with the front end that asked for it.
 
+mod access;
+mod atime;
+mod attr;
+mod copy;
+mod create;
 mod guard;
 mod handle;
 mod hooks;
+mod io;
+mod link;
 mod lock;
+mod locks;
+mod lookup;
+mod open;
+mod permit;
+mod readdir;
+mod remove;
+mod rename;
 pub mod share;
+mod space;
+pub mod start;
+mod statfs;
 mod tree;
+mod watch;
+mod xattr;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::base::id::{BlobId, NodeId};
+use crate::base::id::NodeId;
 use crate::engine::file::{HandleId, NodeKind, OpenHow, Origin, VfsError};
 
 /// Shards of the table: a lookup takes one of them, for reading.
@@ -22,7 +22,6 @@ const SHARDS: usize = 16;
 pub(super) struct Handle {
     pub(super) node: NodeId,
     pub(super) kind: NodeKind,
-    pub(super) blob: BlobId,
     pub(super) how: OpenHow,
     pub(super) origin: Origin,
     /// With `delete_on_close`: the name that goes.
@@ -48,11 +47,13 @@ pub(super) struct Handles {
     next: AtomicU64,
     shards: [RwLock<HashMap<HandleId, Arc<Handle>>>; SHARDS],
     nodes: Mutex<HashMap<NodeId, Opens>>,
+    /// Names that go when the last handle of their node closes.
+    doomed: Mutex<HashMap<NodeId, (NodeId, Vec<u8>)>>,
 }
 
 impl Handles {
     pub(super) fn new() -> Self {
-        Self { next: AtomicU64::new(1), shards: Default::default(), nodes: Mutex::default() }
+        Self { next: AtomicU64::new(1), shards: Default::default(), nodes: Mutex::default(), doomed: Mutex::default() }
     }
 
     fn shard(&self, id: HandleId) -> &RwLock<HashMap<HandleId, Arc<Handle>>> {
@@ -95,7 +96,15 @@ impl Handles {
     pub(super) fn close(&self, id: HandleId) -> Result<(Arc<Handle>, Opens), VfsError> {
         let handle = self.shard(id).write().remove(&id).ok_or(VfsError::BadHandle)?;
         let left = self.change(handle.node, |opens| opens.minus(&handle.how));
+        if let Some(name) = handle.name.clone() {
+            self.doomed.lock().insert(handle.node, name);
+        }
         Ok((handle, left))
+    }
+
+    /// The name that goes with the node's last handle, if a handle said so.
+    pub(super) fn take_doomed(&self, node: NodeId) -> Option<(NodeId, Vec<u8>)> {
+        self.doomed.lock().remove(&node)
     }
 
     /// How a node is open.
@@ -112,11 +121,6 @@ impl Handles {
     pub(super) fn writing(&self, node: NodeId) -> Writing<'_> {
         self.change(node, |opens| Opens { writers: opens.writers + 1, ..opens });
         Writing { handles: self, node }
-    }
-
-    /// Handles that are open.
-    pub(super) fn count(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
     fn change(&self, node: NodeId, with: impl FnOnce(Opens) -> Opens) -> Opens {

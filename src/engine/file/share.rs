@@ -13,8 +13,9 @@
 //! - A row of a node or of an entry in a directory changes only under that node's guard. Several guards are taken at once, in one
 //!   order. No guard is held across a request to S3. Data is written without a guard: the blob has its own order.
 //! - The rows and blob changes of one verb are one batch: it happened, or it did not.
-//! - A `File` always has a blob (its row and `BlobChange::Create` are in one batch); no other kind has one.
-//! - `links` of a directory is 2 + its subdirectories, kept in step by [`Share::add_entry`] and [`Share::drop_entry`] alone, with
+//! - A `File` has a blob, unless its attributes are unknown ([`FLAG_ATTRIBUTES_UNKNOWN`]: [`Share::ensure_attributes`] makes both known);
+//!   no other kind has one.
+//! - `links` of a directory is 2 + its subdirectories, kept in step by [`Share::add_entry`], [`Share::drop_entry`] and an exchanging rename alone, with
 //!   `cookie_next`; 0 once it is removed. `parent` of a directory is right at any time; the root's is the root.
 //! - Modification and change time of a file: the row's where `times_seq` is at or above the blob's `modified_seq`, else the blob's.
 //! - A node with no name is kept (`links` 0) while it is open; what is left of such at a start is removed. The objects that its remote
@@ -24,16 +25,21 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use crate::base::clock::Clock;
 use crate::base::id::{NodeId, OwnerId};
-use crate::engine::file::{Changed, Event, Origin};
+use crate::engine::file::{
+    AccessMask, Allocate, Attr, Caller, Changed, Create, DirEntry, Event, HandleId, Io, Lock, LockOwner, NodeKind, OpenHow,
+    Opened, Origin, Remove, Rename, Seek, SetAttr, SetXattr, StatFs, Target, Vfs, VfsError,
+};
 use crate::store::blob::BlobStore;
 use crate::store::meta::Meta;
 use crate::store::object::SharedStore;
 use crate::store::upload::Uploader;
 
+use super::atime::AccessTimes;
 use super::guard::Guards;
 use super::handle::Handles;
 use super::lock::LockTable;
@@ -45,6 +51,8 @@ pub const FLAG_LISTED: u64 = 1 << 0;
 pub const FLAG_ATTRIBUTES_UNKNOWN: u64 = 1 << 1;
 /// Flag of a node row: bytes that only this gateway had were damaged.
 pub const FLAG_DAMAGED: u64 = 1 << 2;
+/// Flag of a node row: it has rows of extended attributes (names that begin with NUL are ours and hidden).
+pub const FLAG_XATTRS: u64 = 1 << 3;
 
 /// Which durability `commit` (fsync) acknowledges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,6 +172,7 @@ pub struct Share {
     pub(super) locks: LockTable,
     pub(super) guards: Guards,
     pub(super) places: Places,
+    pub(super) atimes: AccessTimes,
 }
 
 impl Share {
@@ -193,5 +202,163 @@ impl Share {
     /// Tells front ends. Nobody listening is fine.
     pub(super) fn tell(&self, origin: Origin, what: Changed) {
         let _ = self.changes.send(Event { origin, what });
+    }
+}
+
+#[async_trait]
+impl Vfs for Share {
+    fn root(&self) -> NodeId {
+        self.root
+    }
+
+    async fn lookup(&self, who: &Caller, parent: NodeId, name: &[u8]) -> Result<Attr, VfsError> {
+        self.do_lookup(who, parent, name).await
+    }
+
+    async fn getattr(&self, who: &Caller, node: NodeId) -> Result<Attr, VfsError> {
+        self.do_getattr(who, node).await
+    }
+
+    fn try_getattr(&self, _who: &Caller, node: NodeId) -> Option<Result<Attr, VfsError>> {
+        self.attr_in_memory(self.try_node(node)?.ok()?).map(Ok)
+    }
+
+    fn try_lookup(&self, who: &Caller, parent: NodeId, name: &[u8]) -> Option<Result<Attr, VfsError>> {
+        self.lookup_in_memory(who, parent, name)
+    }
+
+    fn try_read(&self, _who: &Caller, io: Io, offset: u64, len_bytes: u32) -> Option<Result<Vec<Bytes>, VfsError>> {
+        self.read_in_memory(io, offset, len_bytes)
+    }
+
+    async fn setattr(&self, who: &Caller, node: NodeId, handle: Option<HandleId>, set: &SetAttr) -> Result<Attr, VfsError> {
+        self.do_setattr(who, node, handle, set).await
+    }
+
+    async fn access(&self, who: &Caller, node: NodeId, mask: AccessMask) -> Result<AccessMask, VfsError> {
+        self.do_access(who, node, mask).await
+    }
+
+    async fn open(&self, who: &Caller, target: Target<'_>, how: &OpenHow) -> Result<Opened, VfsError> {
+        self.do_open(who, target, how).await
+    }
+
+    async fn close(&self, handle: HandleId) -> Result<(), VfsError> {
+        self.do_close(handle).await
+    }
+
+    async fn read(&self, who: &Caller, io: Io, offset: u64, len_bytes: u32) -> Result<Vec<Bytes>, VfsError> {
+        self.do_read(who, io, offset, len_bytes).await
+    }
+
+    async fn write(&self, who: &Caller, io: Io, offset: u64, data: Bytes) -> Result<Attr, VfsError> {
+        self.do_write(who, io, offset, data).await
+    }
+
+    async fn commit(&self, who: &Caller, node: NodeId) -> Result<(), VfsError> {
+        self.do_commit(who, node).await
+    }
+
+    async fn allocate(&self, who: &Caller, io: Io, offset: u64, len_bytes: u64, how: Allocate) -> Result<(), VfsError> {
+        self.do_allocate(who, io, offset, len_bytes, how).await
+    }
+
+    async fn seek(&self, who: &Caller, io: Io, offset: u64, what: Seek) -> Result<u64, VfsError> {
+        self.do_seek(who, io, offset, what).await
+    }
+
+    async fn copy_range(
+        &self,
+        who: &Caller,
+        from: Io,
+        from_offset: u64,
+        to: Io,
+        to_offset: u64,
+        len_bytes: u64,
+    ) -> Result<u64, VfsError> {
+        self.do_copy_range(who, from, from_offset, to, to_offset, len_bytes).await
+    }
+
+    async fn mkdir(&self, who: &Caller, parent: NodeId, name: &[u8], create: Create) -> Result<Attr, VfsError> {
+        self.do_mkdir(who, parent, name, create).await
+    }
+
+    async fn mknod(
+        &self,
+        who: &Caller,
+        parent: NodeId,
+        name: &[u8],
+        kind: NodeKind,
+        rdev: u32,
+        create: Create,
+    ) -> Result<Attr, VfsError> {
+        self.do_mknod(who, parent, name, kind, rdev, create).await
+    }
+
+    async fn symlink(&self, who: &Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Attr, VfsError> {
+        self.do_symlink(who, parent, name, target).await
+    }
+
+    async fn readlink(&self, who: &Caller, node: NodeId) -> Result<Vec<u8>, VfsError> {
+        self.do_readlink(who, node).await
+    }
+
+    async fn link(&self, who: &Caller, node: NodeId, parent: NodeId, name: &[u8]) -> Result<Attr, VfsError> {
+        self.do_link(who, node, parent, name).await
+    }
+
+    async fn rename(&self, who: &Caller, from: (NodeId, &[u8]), to: (NodeId, &[u8]), how: Rename) -> Result<(), VfsError> {
+        self.do_rename(who, from, to, how).await
+    }
+
+    async fn remove(&self, who: &Caller, parent: NodeId, name: &[u8], what: Remove) -> Result<(), VfsError> {
+        self.do_remove(who, parent, name, what).await
+    }
+
+    async fn readdir(
+        &self,
+        who: &Caller,
+        dir: NodeId,
+        cookie: u64,
+        plus: bool,
+        sink: &mut (dyn FnMut(DirEntry) -> bool + Send),
+    ) -> Result<bool, VfsError> {
+        self.do_readdir(who, dir, cookie, plus, sink).await
+    }
+
+    async fn lock(&self, who: &Caller, node: NodeId, lock: &Lock, wait: Option<Duration>) -> Result<(), VfsError> {
+        self.do_lock(who, node, lock, wait).await
+    }
+
+    async fn test_lock(&self, _who: &Caller, node: NodeId, lock: &Lock) -> Result<Option<Lock>, VfsError> {
+        Ok(self.do_test_lock(node, lock))
+    }
+
+    async fn release_locks(&self, node: NodeId, owner: LockOwner) {
+        self.do_release_locks(node, &owner);
+    }
+
+    async fn getxattr(&self, who: &Caller, node: NodeId, name: &[u8]) -> Result<Vec<u8>, VfsError> {
+        self.do_getxattr(who, node, name).await
+    }
+
+    async fn setxattr(&self, who: &Caller, node: NodeId, name: &[u8], value: &[u8], how: SetXattr) -> Result<(), VfsError> {
+        self.do_setxattr(who, node, name, value, how).await
+    }
+
+    async fn listxattr(&self, who: &Caller, node: NodeId) -> Result<Vec<Vec<u8>>, VfsError> {
+        self.do_listxattr(who, node).await
+    }
+
+    async fn removexattr(&self, who: &Caller, node: NodeId, name: &[u8]) -> Result<(), VfsError> {
+        self.do_removexattr(who, node, name).await
+    }
+
+    async fn statfs(&self) -> Result<StatFs, VfsError> {
+        self.do_statfs().await
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Event> {
+        self.changes.subscribe()
     }
 }

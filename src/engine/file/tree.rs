@@ -3,15 +3,19 @@
 //! Invariants: `links` and `cookie_next` of a directory are changed here alone, in the batch that changes the entry; a directory's
 //! place is cached by [`Share::place_of`] and forgotten in the verb that moves it.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::base::id::NodeId;
-use crate::engine::file::{NodeKind, VfsError};
-use crate::store::blob::{Batch, BlobError, FetchError};
+use crate::base::id::{BlobId, NodeId, Seq};
+use crate::engine::file::{Caller, NodeKind, VfsError};
+use crate::store::blob::{Batch, BlobError, BlobInfo, FetchError};
 use crate::store::meta::{EntryRow, Key, MetaError, NodeRow, Row};
 use crate::store::object::ObjectError;
 
-use super::share::Share;
+use super::permit;
+use super::share::{FLAG_ATTRIBUTES_UNKNOWN, Share};
+use super::watch::{EndsBy, watched};
 
 /// The longest path from the share's root, in bytes (POSIX `PATH_MAX` without its NUL).
 pub(super) const PATH_BYTES_MAX: usize = 4095;
@@ -19,18 +23,86 @@ pub(super) const PATH_BYTES_MAX: usize = 4095;
 /// The first cookie of an entry; 1 and 2 are after "." and "..".
 pub(super) const COOKIE_FIRST: u64 = 3;
 
+/// The longest name, in bytes (POSIX `NAME_MAX`).
+pub(super) const NAME_BYTES_MAX: usize = 255;
+
+/// A name that is to be made.
+///
+/// # Errors
+/// `NameTooLong`; `BadName` where it is not UTF-8; `Invalid` where it is none.
+pub(super) fn check_name(name: &[u8]) -> Result<(), VfsError> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(VfsError::NameTooLong);
+    }
+    if name.is_empty() || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        return Err(VfsError::Invalid);
+    }
+    if matches!(name, b"." | b"..") {
+        return Err(VfsError::Exists);
+    }
+    if std::str::from_utf8(name).is_err() { Err(VfsError::BadName) } else { Ok(()) }
+}
+
 /// Where directories are, for paths: parent and name, of those that were asked for lately.
-pub(super) struct Places(moka::sync::Cache<NodeId, (NodeId, Arc<[u8]>)>);
+pub(super) struct Places {
+    known: moka::sync::Cache<NodeId, (NodeId, Arc<[u8]>)>,
+    /// Counts what was forgotten, so that nobody puts back what was read before.
+    forgotten: AtomicU64,
+}
 
 impl Places {
     pub(super) fn new() -> Self {
-        Self(moka::sync::Cache::new(100_000))
+        Self { known: moka::sync::Cache::new(100_000), forgotten: AtomicU64::new(0) }
     }
 
     /// A directory was moved or removed.
     pub(super) fn forget(&self, dir: NodeId) {
-        self.0.invalidate(&dir);
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.known.invalidate(&dir);
     }
+}
+
+/// What a guarded verb knows of a node: the row, with times brought up to date, and its blob's state.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) row: NodeRow,
+    pub(super) info: Option<BlobInfo>,
+}
+
+impl Known {
+    /// Modification and change time as they are.
+    pub(super) fn times(&self) -> (i64, i64) {
+        match &self.info {
+            Some(info) if info.modified_seq > self.row.times_seq => (info.modified_ns, self.row.ctime_ns.max(info.modified_ns)),
+            _ => (self.row.mtime_ns, self.row.ctime_ns),
+        }
+    }
+
+    /// Brings the row's times up to date with the blob, so that one of them can be changed.
+    fn settle_times(&mut self) {
+        (self.row.mtime_ns, self.row.ctime_ns) = self.times();
+        if let Some(info) = &self.info {
+            self.row.times_seq = self.row.times_seq.max(info.modified_seq);
+        }
+    }
+
+    /// The node was changed at `now_ns`: its change time, which never stands still.
+    pub(super) fn changed(&mut self, now_ns: i64) {
+        self.settle_times();
+        self.row.ctime_ns = now_ns.max(self.row.ctime_ns + 1);
+    }
+
+    /// The node's content was changed at `now_ns`: both times.
+    pub(super) fn modified(&mut self, now_ns: i64) {
+        self.changed(now_ns);
+        self.row.mtime_ns = self.row.ctime_ns;
+    }
+}
+
+/// An entry of it was changed: a directory's times. (A directory has no blob.)
+pub(super) fn touch(dir: &mut NodeRow, now_ns: i64) {
+    dir.ctime_ns = now_ns.max(dir.ctime_ns + 1);
+    dir.mtime_ns = dir.ctime_ns;
 }
 
 impl Share {
@@ -42,12 +114,16 @@ impl Share {
         if dir == self.root {
             return Ok(None);
         }
-        if let Some(place) = self.places.0.get(&dir) {
+        if let Some(place) = self.places.known.get(&dir) {
             return Ok(Some(place));
         }
+        let before = self.places.forgotten.load(Ordering::SeqCst);
         let name = self.meta().names_of(dir, 1).await?.pop().ok_or(VfsError::Stale)?;
         let place = (name.parent, Arc::from(name.name));
-        self.places.0.insert(dir, place.clone());
+        self.places.known.insert(dir, place.clone());
+        if self.places.forgotten.load(Ordering::SeqCst) != before {
+            self.places.known.invalidate(&dir);
+        }
         Ok(Some(place))
     }
 
@@ -89,6 +165,101 @@ impl Share {
             Some(Row::Node(row)) if row.owner == self.owner => Some(Ok(row)),
             _ => Some(Err(VfsError::Stale)),
         }
+    }
+
+    /// A node with its blob's state.
+    ///
+    /// # Errors
+    /// As [`Self::node`].
+    pub(super) async fn known(&self, node: NodeId) -> Result<Known, VfsError> {
+        let row = self.node(node).await?;
+        self.known_row(row).await
+    }
+
+    /// As [`Self::known`] for a row.
+    ///
+    /// # Errors
+    /// `Stale` where the blob is gone.
+    pub(super) async fn known_row(&self, row: NodeRow) -> Result<Known, VfsError> {
+        let info = match row.blob {
+            BlobId(0) => None,
+            blob => Some(match self.blobs.try_info(blob) {
+                Some(info) => info,
+                None => self.blobs.info(blob).await?,
+            }),
+        };
+        Ok(Known { row, info })
+    }
+
+    /// A node whose attributes are known: asks the bucket where they are not. Without guards.
+    ///
+    /// # Errors
+    /// `Stale`, `Unavailable`, `Interrupted`.
+    pub(super) async fn attributed(&self, who: &Caller, node: NodeId) -> Result<NodeRow, VfsError> {
+        let row = self.node(node).await?;
+        if row.flags & FLAG_ATTRIBUTES_UNKNOWN == 0 {
+            return Ok(row);
+        }
+        self.ask(who, self.ensure_attributes(node)).await?;
+        self.node(node).await
+    }
+
+    /// Sees to it that a directory's entries are those of the bucket. Without guards.
+    ///
+    /// # Errors
+    /// As [`Self::attributed`].
+    pub(super) async fn listed(&self, who: &Caller, dir: &NodeRow) -> Result<(), VfsError> {
+        if self.is_fresh(dir) { Ok(()) } else { self.ask(who, self.ensure_listed(dir.node)).await }
+    }
+
+    /// Awaits an answer of the bucket, for no longer than the share allows and the caller lives.
+    async fn ask<T>(&self, who: &Caller, question: impl Future<Output = Result<T, VfsError>>) -> Result<T, VfsError> {
+        watched(who, Some(self.settings.remote_timeout), EndsBy::Death, question).await?
+    }
+
+    /// A directory that the caller may search.
+    ///
+    /// # Errors
+    /// `NotDirectory`, `AccessDenied`; as [`Self::attributed`].
+    pub(super) async fn searchable(&self, who: &Caller, dir: NodeId) -> Result<NodeRow, VfsError> {
+        let row = self.attributed(who, dir).await?;
+        if row.kind != NodeKind::Directory {
+            return Err(VfsError::NotDirectory);
+        }
+        permit::check(&row, who, permit::EXECUTE)?;
+        Ok(row)
+    }
+
+    /// An entry, after the bucket was asked where what is known of the directory is old. Without guards.
+    ///
+    /// # Errors
+    /// As [`Self::listed`].
+    pub(super) async fn resolve(&self, who: &Caller, dir: &NodeRow, name: &[u8]) -> Result<Option<EntryRow>, VfsError> {
+        self.listed(who, dir).await?;
+        self.entry(dir.node, name).await
+    }
+
+    /// Whether a path of `dir` and `name` is short enough.
+    ///
+    /// # Errors
+    /// `NameTooLong`.
+    pub(super) async fn check_path(&self, dir: NodeId, name: &[u8]) -> Result<(), VfsError> {
+        let path = self.path_of(dir).await?;
+        if path.len() + 1 + name.len() > PATH_BYTES_MAX { Err(VfsError::NameTooLong) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// `ReadOnly`.
+    pub(super) fn check_writable(&self) -> Result<(), VfsError> {
+        if self.settings.read_only { Err(VfsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Applies a batch of this share.
+    ///
+    /// # Errors
+    /// What the blob store says.
+    pub(super) async fn apply(&self, batch: Batch) -> Result<Seq, VfsError> {
+        Ok(self.blobs.apply(self.owner, batch).await?)
     }
 
     /// An entry of a directory, as far as it is known here: does not ask the bucket.

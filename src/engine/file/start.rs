@@ -1,0 +1,175 @@
+//! How a share begins and ends.
+//!
+//! Invariants: a share's name stands for one bucket and prefix for ever; its owner id is never given to another. Nodes that were open
+//! without a name when the gateway died are removed before anybody looks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
+use crate::engine::file::{NodeKind, VfsError};
+use crate::store::blob::{Batch, BlobError, BlobStore, Portion};
+use crate::store::meta::{NodeRow, OwnerRow, Row};
+use crate::store::object::SharedStore;
+use crate::store::upload::Uploader;
+
+use super::atime::AccessTimes;
+use super::guard::Guards;
+use super::handle::Handles;
+use super::lock::LockTable;
+use super::share::{Settings, Share};
+use super::tree::{COOKIE_FIRST, Places};
+
+/// What `OwnerRow::kind` says of a share.
+const KIND: &str = "share";
+
+/// Changes that a slow front end may be behind, before it has to forget what it knows.
+const CHANGES_MAX: usize = 4096;
+
+/// How often access times are written.
+const ATIME_FLUSH: Duration = Duration::from_secs(300);
+
+/// Why a share does not start.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is not what this gateway has of that name.
+    #[error("{0}")]
+    Refused(String),
+    /// Reading or writing what it has failed.
+    #[error(transparent)]
+    Failed(#[from] VfsError),
+}
+
+impl From<BlobError> for StartError {
+    fn from(error: BlobError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The parts that a share is built on.
+pub struct Parts {
+    /// The gateway's blobs.
+    pub blobs: Arc<BlobStore>,
+    /// The gateway's uploads.
+    pub uploader: Arc<Uploader>,
+    /// The share's bucket.
+    pub bucket: SharedStore,
+    /// The gateway's id.
+    pub gateway: String,
+    /// How many dirty bytes it may have.
+    pub portion: Portion,
+}
+
+impl Share {
+    /// Opens a share, the first time with an empty root. `settings.prefix` is empty or ends in "/".
+    ///
+    /// # Errors
+    /// `Refused` where the name stands for another bucket or prefix.
+    pub async fn open(name: &str, settings: Settings, parts: Parts) -> Result<Arc<Self>, StartError> {
+        let (owner, root) = owner_of(name, &settings, &parts.blobs).await?;
+        let Parts { blobs, uploader, bucket, gateway, portion } = parts;
+        let share = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            owner,
+            name: name.to_owned(),
+            root,
+            settings,
+            blobs,
+            uploader,
+            bucket,
+            gateway,
+            changes: broadcast::channel(CHANGES_MAX).0,
+            handles: Handles::new(),
+            locks: LockTable::default(),
+            guards: Guards::new(),
+            places: Places::new(),
+            atimes: AccessTimes::default(),
+        });
+        share.remove_orphans().await?;
+        share.attach(portion).await?;
+        share.flush_atimes_sometimes();
+        Ok(share)
+    }
+
+    /// Stops uploading after what is under way, and writes what is only in memory. Jobs stay for the next start.
+    pub async fn close(&self) {
+        self.flush_atimes().await;
+        self.uploader.unregister(self.owner).await;
+    }
+
+    async fn remove_orphans(&self) -> Result<(), VfsError> {
+        for row in self.meta().orphans(self.owner).await? {
+            let mut batch = Batch::new();
+            self.remove_node(&mut batch, &row).await?;
+            self.apply(batch).await?;
+        }
+        Ok(())
+    }
+
+    fn flush_atimes_sometimes(&self) {
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ATIME_FLUSH).await;
+                let Some(share) = this.upgrade() else { return };
+                share.flush_atimes().await;
+            }
+        });
+    }
+}
+
+/// The owner and root of a share; made where the name is new.
+async fn owner_of(name: &str, settings: &Settings, blobs: &Arc<BlobStore>) -> Result<(OwnerId, NodeId), StartError> {
+    let owners = blobs.meta().owners().await.map_err(BlobError::from)?;
+    if let Some(known) = owners.iter().find(|row| row.kind == KIND && row.name == name) {
+        if known.bucket != settings.bucket || known.prefix != settings.prefix {
+            return Err(StartError::Refused(format!(
+                "share {name} is at bucket {:?} prefix {:?} and cannot move to bucket {:?} prefix {:?}: give the new place a new name",
+                known.bucket, known.prefix, settings.bucket, settings.prefix
+            )));
+        }
+        return Ok((known.owner, known.root));
+    }
+    let owner = OwnerId(owners.iter().map(|row| row.owner.0).max().unwrap_or(0) + 1);
+    let root = blobs.new_node_id().await?;
+    let mut batch = Batch::new();
+    batch.put(Row::Owner(OwnerRow {
+        owner,
+        kind: KIND.to_owned(),
+        name: name.to_owned(),
+        bucket: settings.bucket.clone(),
+        prefix: settings.prefix.clone(),
+        root,
+    }));
+    batch.put(Row::Node(root_row(owner, root, settings, blobs.clock().now_ns())));
+    blobs.apply(owner, batch).await?;
+    blobs.sync().await?;
+    Ok((owner, root))
+}
+
+fn root_row(owner: OwnerId, root: NodeId, settings: &Settings, now_ns: i64) -> NodeRow {
+    NodeRow {
+        node: root,
+        owner,
+        kind: NodeKind::Directory,
+        mode: settings.dir_mode,
+        uid: settings.uid,
+        gid: settings.gid,
+        links: 2,
+        rdev: 0,
+        atime_ns: now_ns,
+        mtime_ns: now_ns,
+        ctime_ns: now_ns,
+        birth_ns: now_ns,
+        times_seq: Seq(0),
+        blob: BlobId(0),
+        parent: root,
+        target: Vec::new(),
+        flags: 0,
+        listed_ns: 0,
+        source_prefix: None,
+        cookie_next: COOKIE_FIRST,
+    }
+}
