@@ -10,6 +10,9 @@
 //! - After a *failed* `sync` nothing that it should have covered may be believed, and syncing again does not help.
 //! - `create` and `remove` are durable when they return (the directory is synced).
 
+pub mod files;
+pub mod simulated;
+
 use std::io;
 use std::sync::Arc;
 

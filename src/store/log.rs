@@ -2,8 +2,8 @@
 //! Write cache, upload buffer, journal of the namespace and disk read cache in one.
 //!
 //! What lives here: [`Log`], its records, positions and errors. `log/format.rs` is the layout on disk, byte by byte,
-//! with its version; `log/segment.rs` one segment file; `log/commit.rs` the group commit; `log/recover.rs` the scan
-//! after a start. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
+//! with its version; `log/segment.rs` one segment file; `log/slots.rs` which files are free and for whom; `log/write.rs` the
+//! two heads; `log/commit.rs` the group commit and failed flushes; `log/recover.rs` the scan after a start. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
 //!
 //! Invariants:
 //! 1. `append` returned: the records are in the file (`pwrite`), whole; a dead process loses none of them, and the
@@ -12,8 +12,9 @@
 //!    who waits; who comes during one is served by the next; nobody lingers. At most [`UNFLUSHED_BYTES_MAX`] are
 //!    unflushed: past it `room` waits.
 //! 3. A failed `fdatasync` is never retried on the same file: the segment is retired (never appended to again), what is
-//!    not known durable in it is rewritten into another segment, every waiter gets [`LogError::Flush`], and
-//!    [`Log::verifier`] changes.
+//!    not known durable in it is rewritten into another segment, numbers kept, from memory; every waiter gets [`LogError::Flush`],
+//!    and [`Log::verifier`] changes. The old places of such records are good for this process only: a checkpoint writes down
+//!    what [`Log::resolve`] says. [`SegmentInfo::retired`] ones are the first to be reclaimed.
 //! 4. Every life of a segment file has a random id which seeds the checksums: what an earlier life left is never taken
 //!    for a record. Damage at or below a known durable mark is corruption and is reported; above it, the log ends there.
 //!    A mark is known from the database's checkpoint and from every later record (each carries the mark of its time).
@@ -23,13 +24,31 @@
 //! 7. The last segments are reserved: two for [`Class::Move`], one for [`Class::Name`]; [`Class::Write`] and the read
 //!    head get [`LogError::Full`] before them. The read head never takes what writers need: it takes a free segment only while more
 //!    than a quarter of all segments are free or when it recycles its own.
-//! 8. A segment is reused only after `free`, which its caller calls when a durable checkpoint no longer names it.
+//! 8. A segment is reused only after `free`, which its caller calls when a durable checkpoint no longer names it and lies
+//!    at or beyond its end. The newest durable segment is kept even then: it ties the log to its checkpoint.
+//!    After a start all segments are in use until they are freed again.
 
+mod commit;
+mod format;
+mod recover;
+mod segment;
+mod slots;
+mod state;
+mod write;
+
+use std::collections::VecDeque;
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
+use crate::base::disk::Disk;
 use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::store::log::segment::Segment;
+use crate::store::log::state::{Inner, Redirects, Shared, Unflushed};
 
 /// The most bytes that are written and not flushed at any time.
 pub const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
@@ -43,6 +62,29 @@ pub const BLOCK_BYTES: usize = 4096;
 /// A place in the order of the write head: the segment's ordinal (upper 32 bits) and the byte offset in it (lower 32).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
+
+impl Position {
+    /// The byte `offset` of the segment `ordinal`.
+    pub fn new(ordinal: u64, offset: u32) -> Self {
+        Self(ordinal << 32 | u64::from(offset))
+    }
+
+    /// The order of its segment in the write head, from 1.
+    pub fn ordinal(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// The byte offset in the segment.
+    pub fn offset(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.ordinal(), self.offset())
+    }
+}
 
 /// Where a record is: the slot of its segment file, the short form of that file's life, and the record's byte offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +188,20 @@ impl Settings {
     }
 }
 
+impl Settings {
+    fn check(&self) -> Result<(), LogError> {
+        let segment = self.segment_bytes;
+        let sane = segment.is_power_of_two() && (1 << 20..=256 << 20).contains(&segment);
+        if sane && self.size_bytes / 8 >= segment {
+            return Ok(());
+        }
+        Err(LogError::Refused(format!(
+            "a log of {} bytes in segments of {segment} bytes cannot be: eight segments at least, each a power of two from 1 to 256 MiB",
+            self.size_bytes
+        )))
+    }
+}
+
 /// How full the log is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -170,6 +226,8 @@ pub struct SegmentInfo {
     pub read_head: bool,
     /// Whether it is sealed (only sealed ones can be victims).
     pub sealed: bool,
+    /// A flush of it failed, and what was not durable is elsewhere: the first to be a victim.
+    pub retired: bool,
     /// Bytes used by records.
     pub used_bytes: u64,
     /// The position of its end (write head), to compare with a checkpoint's.
@@ -216,47 +274,160 @@ pub enum LogError {
 
 /// The log. Shared by reference; every method takes `&self`.
 pub struct Log {
-    _private: (),
+    shared: Arc<Shared>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Log {
     /// Opens the log on `disk`, or makes a new one where the disk has no segment. Records of the write head from
-    /// `checkpoint` on are given to `visit` in the order of their place (see [`Scanned`]: `Data` without bodies), then
-    /// the log is ready to append. Numbers continue above `seq_floor` and above every number seen, with a gap of 2^20
-    /// so that no number that was lost is given again.
+    /// `checkpoint` on are given to `visit` in the order of their place (see [`Scanned`]: `Data` without bodies, no footers),
+    /// whole batches only; then the log is ready to append, and everything visited is durable. Numbers continue above
+    /// `seq_floor` and above every number seen, with a gap of 2^20 so that no number that was lost is given again.
     ///
-    /// `referenced` are the slots that the database's maps name, with the life that they expect: a slot that is gone or
-    /// lives another life is told in `Recovered::damage`, not an error. `checkpoint` in a life that is no longer there,
-    /// when any segment is, means that database and log do not belong together: `Refused`.
+    /// A location in a segment that is gone or lives another life is `Corrupt` when it is read; [`Self::segments`] says
+    /// which lives there are. After a refusal nothing has been changed, though `visit` may have been called.
     ///
     /// # Errors
-    /// `Refused` (another version, another gateway's log, a gap between checkpoint and log) and `Disk`.
+    /// `Refused` (another version, another gateway's log, a log that does not reach back to the checkpoint) and `Disk`.
     pub fn open(
-        disk: std::sync::Arc<dyn crate::base::disk::Disk>,
+        disk: Arc<dyn Disk>,
         settings: Settings,
         checkpoint: Position,
         seq_floor: Seq,
         visit: &mut dyn FnMut(Scanned),
     ) -> Result<(Self, Recovered), LogError> {
-        todo!()
+        settings.check()?;
+        let opened = recover::open(&disk, &settings, checkpoint, seq_floor, visit)?;
+        let segments = opened.slots.used().map(|used| (used.segment.slot(), used.segment.clone())).collect();
+        let table = Arc::new(RwLock::new(segments));
+        let end = opened.recovered.end;
+        let inner = Inner {
+            slots: opened.slots,
+            log_id: opened.log_id,
+            table: table.clone(),
+            write: None,
+            next_ordinal: opened.next_ordinal,
+            last_seq: opened.last_seq,
+            written: end,
+            durable: opened.durable,
+            unsynced: Vec::new(),
+            unflushed: VecDeque::new(),
+            unflushed_bytes: 0,
+            flushing: false,
+            failures: 0,
+            failed_from: Position::default(),
+            failure: String::new(),
+            stranded: false,
+            verifier: u64::from_le_bytes(random_id()[..8].try_into().unwrap_or_default()),
+            names: None,
+            arena: Vec::new(),
+        };
+        let shared = Shared {
+            disk,
+            inner: Mutex::new(inner),
+            read_head: Mutex::new(None),
+            table,
+            redirects: Redirects::default(),
+            flushed: Notify::new(),
+        };
+        let log = Self { shared: Arc::new(shared) };
+        log.flush_recovered(&opened.unsynced)?;
+        let mut recovered = opened.recovered;
+        recovered.end = log.written();
+        Ok((log, recovered))
+    }
+
+    /// What a dead process wrote and did not flush was visited, so it must not be lost any more.
+    fn flush_recovered(&self, unsynced: &[(Arc<Segment>, u32)]) -> Result<(), LogError> {
+        let mut segments: Vec<&Arc<Segment>> = unsynced.iter().map(|(segment, _)| segment).collect();
+        segments.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let Err(error) = segments.iter().try_for_each(|segment| segment.file.sync()) else {
+            let mut inner = self.shared.inner.lock();
+            inner.durable = inner.written;
+            return Ok(());
+        };
+        let mut inner = self.shared.inner.lock();
+        for (segment, at) in unsynced {
+            let again = recover::read_again(segment, *at)?;
+            let Some((_, last)) = again.last() else { continue };
+            let end = segment.position(last.end());
+            let seqs = again.iter().map(|(_, header)| header.seq).collect();
+            let locations = again.iter().map(|(_, header)| segment.location(header.at)).collect();
+            let batch = again.into_iter().map(|(record, _)| {
+                let table = format::table_of(&record.body);
+                (record, table)
+            });
+            let batch = batch.collect();
+            inner.unflushed.push_back(Unflushed { batch, seqs, locations, end, bytes: 0 });
+        }
+        inner.flush_failed(error.to_string(), &self.shared.redirects);
+        inner.flush_rewritten()
     }
 
     /// Appends a batch to the write head, all or nothing. Bounded by memory speed; the caller calls [`Self::room`]
-    /// before, without holding locks.
+    /// before, without holding locks. A batch takes at most [`Self::batch_bytes_max`].
     ///
     /// # Errors
-    /// `Full`, `Disk`; then nothing of the batch will be replayed.
+    /// `Full`, `Disk`, and `Flush` while nothing can be made durable; then nothing of the batch will be replayed.
     pub fn append(&self, class: Class, batch: &[Record]) -> Result<Appended, LogError> {
-        todo!()
+        let bytes = format::batch_bytes(batch.iter());
+        let too_long = batch.iter().any(|record| record.body.len() > BODY_BYTES_MAX);
+        if too_long || bytes > self.batch_bytes_max() {
+            return Err(LogError::Disk(io::Error::new(io::ErrorKind::InvalidInput, "a batch longer than a segment holds")));
+        }
+        let summed = batch.iter().map(|record| (record.clone(), format::table_of(&record.body))).collect();
+        let mut inner = self.shared.inner.lock();
+        if batch.is_empty() {
+            return Ok(Appended { records: Vec::new(), end: inner.written });
+        }
+        if inner.stranded {
+            return Err(LogError::Flush(inner.failure.clone()));
+        }
+        inner.make_room(class, bytes)?;
+        let seqs: Vec<Seq> = batch.iter().map(|record| inner.number(record.seq)).collect();
+        match inner.write_batch(summed, seqs.clone()) {
+            Ok((locations, end)) => Ok(Appended { records: seqs.into_iter().zip(locations).collect(), end }),
+            Err(error) => {
+                inner.write_failed(class, &self.shared.redirects);
+                Err(error)
+            }
+        }
+    }
+
+    /// The longest batch, in bytes: bodies, 128 bytes for each record, and 4 KiB for each body of 32 KiB and more (plus 4 for each 4 KiB).
+    pub fn batch_bytes_max(&self) -> u64 {
+        write::batch_bytes_max(self.shared.inner.lock().slots.segment_bytes())
     }
 
     /// Puts fetched bytes (`Kind::Data` with the number of the blob's clean-through) into the read head.
     ///
     /// # Errors
-    /// `Full` where the read head may not grow: serve the bytes uncached.
+    /// `Full` where the read head may not grow: serve the bytes uncached. `Disk`.
     pub fn append_fetched(&self, record: &Record) -> Result<Location, LogError> {
-        todo!()
+        let bytes = format::batch_bytes(std::iter::once(record));
+        let seq = record.seq.unwrap_or_default();
+        let batch = [(record.clone(), format::table_of(&record.body))];
+        let mut head = self.shared.read_head.lock();
+        if record.body.len() > BODY_BYTES_MAX || bytes > self.batch_bytes_max() {
+            return Err(LogError::Full);
+        }
+        if head.as_ref().is_none_or(|head| !head.fits(bytes)) {
+            let mut inner = self.shared.inner.lock();
+            if let Some(full) = head.take() {
+                inner.close_head(&full);
+            }
+            *head = Some(inner.open_read_segment()?);
+        }
+        let Some(open) = head.as_mut() else { return Err(LogError::Full) };
+        let mut arena = Vec::new();
+        match open.write(&batch, &[seq], Position::default(), &mut arena) {
+            Ok(locations) => locations.first().copied().ok_or(LogError::Full),
+            Err(error) => {
+                if let Some(failed) = head.take() {
+                    self.shared.inner.lock().close_head(&failed);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Waits until less than [`UNFLUSHED_BYTES_MAX`] are unflushed, flushing if need be.
@@ -264,7 +435,7 @@ impl Log {
     /// # Errors
     /// `Flush`.
     pub async fn room(&self) -> Result<(), LogError> {
-        todo!()
+        self.shared.room().await
     }
 
     /// Group commit: returns when everything appended before this call is durable.
@@ -272,7 +443,7 @@ impl Log {
     /// # Errors
     /// `Flush`: see invariant 3.
     pub async fn commit(&self) -> Result<Position, LogError> {
-        todo!()
+        self.shared.commit().await
     }
 
     /// Fills `buf` with the body of the `Data` record at `location` from `skip_bytes` on, verifying only the checksum
@@ -281,57 +452,118 @@ impl Log {
     /// # Errors
     /// `Corrupt`, `Disk`.
     pub fn read(&self, location: Location, skip_bytes: u32, buf: &mut [u8]) -> Result<(), LogError> {
-        todo!()
+        let location = self.resolve(location);
+        self.shared.segment(location)?.read(location.offset_bytes, skip_bytes, buf)
+    }
+
+    /// Where the record at `location` is now: elsewhere if a flush of its segment failed (invariant 3). Reads do this by themselves.
+    /// A checkpoint must write down what this says, since the old place does not outlive the process.
+    pub fn resolve(&self, location: Location) -> Location {
+        self.shared.redirects.resolve(location)
     }
 
     /// The end of what is appended.
     pub fn written(&self) -> Position {
-        todo!()
+        self.shared.inner.lock().written
     }
 
     /// The end of what is durable.
     pub fn durable(&self) -> Position {
-        todo!()
+        self.shared.inner.lock().durable
     }
 
     /// The highest number given.
     pub fn last_seq(&self) -> Seq {
-        todo!()
+        self.shared.inner.lock().last_seq
     }
 
     /// Changes at every start and whenever unflushed data may have been lost (the NFS write verifier, RFC 1813 §3.3.7).
     pub fn verifier(&self) -> u64 {
-        todo!()
+        self.shared.inner.lock().verifier
     }
 
     /// How full the log is.
     pub fn usage(&self) -> Usage {
-        todo!()
+        let inner = self.shared.inner.lock();
+        let open = inner.write.as_ref().filter(|head| inner.slots.may_share(Class::Write, head.opened_for));
+        let open = open.map_or(0, |head| head.limit().saturating_sub(u64::from(head.tail)));
+        let each = write::batch_bytes_max(inner.slots.segment_bytes());
+        Usage {
+            segments: inner.slots.limit(),
+            segments_free: u32::try_from(inner.slots.free_count()).unwrap_or(u32::MAX),
+            unflushed_bytes: inner.unflushed_bytes,
+            writable_bytes: open + inner.slots.writable() as u64 * each,
+        }
     }
 
     /// All segments in use.
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        todo!()
+        let read_tail = self.shared.read_head.lock().as_ref().map(|head| (head.segment.slot(), head.end));
+        let inner = self.shared.inner.lock();
+        let write_tail = inner.write.as_ref().map(|head| (head.segment.slot(), head.end));
+        let info = |used: &slots::Used| {
+            let slot = used.segment.slot();
+            let open = [read_tail, write_tail].into_iter().flatten().find(|(open, _)| *open == slot);
+            let tail = open.map_or(used.tail, |(_, end)| end);
+            let read_head = used.segment.header.read_head;
+            SegmentInfo {
+                slot,
+                life: used.segment.short_life(),
+                read_head,
+                sealed: used.sealed,
+                retired: used.retired,
+                used_bytes: u64::from(tail),
+                end: if read_head { Position::default() } else { used.segment.position(tail) },
+            }
+        };
+        inner.slots.used().filter(|used| !used.free_later).map(info).collect()
     }
 
-    /// The records of one segment, in order, bodies of `Data` left out; stops at damage.
+    /// The records of one segment, in order, bodies of `Data` and footers left out; damaged ones are passed over.
     ///
     /// # Errors
     /// `Disk`.
     pub fn scan(&self, slot: u32) -> Result<Vec<Scanned>, LogError> {
-        todo!()
+        let Some(info) = self.segments().into_iter().find(|info| info.slot == slot) else { return Ok(Vec::new()) };
+        let Some(segment) = self.shared.table.read().get(&slot).cloned() else { return Ok(Vec::new()) };
+        // Of a retired segment only what was durable before is believed; the rest is known by where it went.
+        let moved = self.shared.redirects.of_slot(slot);
+        let tail = moved.first().map_or(info.used_bytes, |first| u64::from(first.location.offset_bytes));
+        let mut found = recover::scan(&segment, u32::try_from(tail).unwrap_or(u32::MAX))?;
+        found.extend(moved);
+        Ok(found)
     }
 
     /// Gives a sealed segment's file back for reuse. No location in it may be asked for again.
     pub fn free(&self, slot: u32) {
-        todo!()
+        let mut inner = self.shared.inner.lock();
+        let Some(used) = inner.slots.get_mut(slot).filter(|used| used.sealed) else { return };
+        used.free_later = true;
+        inner.release_freed(&self.shared.redirects);
     }
 
-    /// Seals the write head's segment, so that it can be a victim. `names` gives the footer: owner and last name of a blob.
-    ///
-    /// # Errors
-    /// As `append`.
+    /// Seals the write head's segment, so that it can be a victim; the next append opens another.
+    pub fn seal(&self) {
+        self.shared.inner.lock().seal();
+    }
+
+    /// Who gives owner and last name of a blob for the footers that salvage reads. It is called with the log's lock held: it
+    /// may take no lock under which the log is called.
     pub fn set_footer_names(&self, names: Box<dyn Fn(BlobId) -> Option<(OwnerId, Vec<u8>)> + Send + Sync>) {
-        todo!()
+        self.shared.inner.lock().names = Some(names);
     }
 }
+
+/// 16 random bytes: lives and ids of logs.
+fn random_id() -> [u8; 16] {
+    use std::hash::{BuildHasher, RandomState};
+    let mut id = [0; 16];
+    for half in id.chunks_mut(8) {
+        // The keys of a new `RandomState` come from the system's entropy.
+        half.copy_from_slice(&RandomState::new().hash_one(0u8).to_le_bytes());
+    }
+    id
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! [`Disk`] over one directory of the machine's file system.
+//!
+//! What lives here: [`FilesDisk`]. Files are preallocated with `fallocate`, so that a full disk is met when a file is
+//! created and never in the middle of a write; data is flushed with `fdatasync`, names with an `fsync` of the directory.
+//!
+//! Invariant: a name in the directory is only ever a plain file that [`Disk::create`] made; sub-directories are not seen.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+
+use super::{Disk, DiskFile};
+
+/// The most slices that one `pwritev` takes (`IOV_MAX` on Linux).
+const SLICES_MAX: usize = 1024;
+
+/// A directory as a disk.
+#[derive(Debug)]
+pub struct FilesDisk {
+    dir: PathBuf,
+    handle: File,
+}
+
+impl FilesDisk {
+    /// Uses `dir`, which is made (readable by its owner only) where it does not exist.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn new(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let dir = dir.into();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let handle = File::open(&dir)?;
+        Ok(Self { dir, handle })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn path(&self, name: &str) -> io::Result<PathBuf> {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a name of a file on this disk"));
+        }
+        Ok(self.dir.join(name))
+    }
+
+    fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len_bytes) {
+            Ok(()) => Ok(()),
+            // Not every file system can; a sparse file is the next best thing.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len_bytes),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Disk for FilesDisk {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                files.push((name, metadata.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    fn create(&self, name: &str, len_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = self.path(name)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        // The length is part of what `fdatasync` keeps, but flush it now: later syncs then write data only.
+        let made = Self::allocate(&file, len_bytes).and_then(|()| file.sync_all()).and_then(|()| self.handle.sync_all());
+        if let Err(error) = made {
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(Arc::new(OpenFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(name)?)?;
+        Ok(Arc::new(OpenFile(file)))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path(name)?)?;
+        self.handle.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.handle)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+struct OpenFile(File);
+
+impl DiskFile for OpenFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if let [part] = parts {
+            return self.0.write_all_at(part, offset);
+        }
+        let mut at = offset;
+        for chunk in parts.chunks(SLICES_MAX) {
+            let wanted: usize = chunk.iter().map(|part| part.len()).sum();
+            let mut done = loop {
+                match rustix::io::pwritev(&self.0, chunk, at) {
+                    Ok(written) => break written,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            // A short write is rare: finish slice by slice.
+            let mut start = 0;
+            for part in chunk {
+                if done == wanted {
+                    break;
+                }
+                let end = start + part.len();
+                if done < end {
+                    self.0.write_all_at(&part[done - start..], at + done as u64)?;
+                    done = end;
+                }
+                start = end;
+            }
+            at += wanted as u64;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_created_written_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FilesDisk::new(dir.path().join("cache")).unwrap();
+        let file = disk.create("a", 8192).unwrap();
+        assert_eq!(disk.create("a", 1).err().map(|e| e.kind()), Some(io::ErrorKind::AlreadyExists));
+        assert_eq!(disk.open("b").err().map(|e| e.kind()), Some(io::ErrorKind::NotFound));
+        assert_eq!(disk.open("../a").err().map(|e| e.kind()), Some(io::ErrorKind::InvalidInput));
+
+        let many: Vec<Vec<u8>> = (0..3000).map(|i| vec![i as u8; 2]).collect();
+        let parts: Vec<IoSlice<'_>> = many.iter().map(|part| IoSlice::new(part)).collect();
+        file.write_at(&parts, 100).unwrap();
+        file.sync().unwrap();
+        let mut back = vec![0; 6000];
+        disk.open("a").unwrap().read_at(&mut back, 100).unwrap();
+        assert_eq!(back, many.concat());
+        assert_eq!(file.read_at(&mut back, 8000).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(file.len().unwrap(), 8192);
+        assert_eq!(disk.list().unwrap(), [("a".to_owned(), 8192)]);
+        assert!(disk.free_bytes().unwrap() > 0 && disk.blocks());
+
+        disk.remove("a").unwrap();
+        file.read_at(&mut back, 100).unwrap();
+        assert!(disk.list().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,522 @@
+//! A [`Disk`] in memory whose power fails: what was not flushed is dropped, torn and reordered, by seed.
+//!
+//! What lives here: [`SimulatedDisk`]. It is a handle: clones share the disk, and it outlives what is opened on it, so
+//! "the process died" is dropping everything and opening again. [`SimulatedDisk::power_loss`] gives the disk that the
+//! next process finds.
+//!
+//! It grants what [`crate::base::disk`] promises and nothing more:
+//! - each [`SECTOR_BYTES`] written since the file's last sync is old, new or torn (a mix of both, or garbage);
+//! - after a failed sync the pages that it covered may read as old at once, and no later sync makes them durable;
+//! - creating and removing files is durable, and the call in flight when the power went may or may not have happened.
+//!
+//! Cheap on purpose: a file is a table of shared pages, written copy-on-write, so that a crash copies tables only.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Disk, DiskFile, SECTOR_BYTES};
+
+const PAGE_BYTES: usize = 4096;
+
+type Page = [u8; PAGE_BYTES];
+
+/// A disk in memory. Clones are the same disk.
+#[derive(Clone)]
+pub struct SimulatedDisk {
+    world: Arc<World>,
+}
+
+struct World {
+    state: Mutex<State>,
+}
+
+struct State {
+    files: HashMap<String, Arc<Mutex<Content>>>,
+    capacity_bytes: u64,
+    used_bytes: u64,
+    random: fastrand::Rng,
+    faults: Faults,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Faults {
+    off: bool,
+    stop_after: Option<u64>,
+    fail_syncs: u64,
+    fail_sync_after: Option<u64>,
+    fail_every_sync: Option<u64>,
+    fail_writes: u64,
+    fail_write_after: Option<u64>,
+}
+
+/// How often the disk was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Calls that change or flush something: what [`SimulatedDisk::stop_after`] counts.
+    pub operations: u64,
+    /// Of them writes.
+    pub writes: u64,
+    /// Of them syncs.
+    pub syncs: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+}
+
+/// What of a page is not durable.
+#[derive(Clone)]
+struct Dirty {
+    /// The page as the last sync left it.
+    durable: Option<Arc<Page>>,
+    /// Sectors written since.
+    written: u8,
+    /// Sectors that a failed sync gave up: no later sync makes them durable.
+    lost: u8,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    len_bytes: u64,
+    pages: Vec<Option<Arc<Page>>>,
+    dirty: HashMap<usize, Dirty>,
+}
+
+enum Outcome {
+    Done,
+    Fail,
+    PowerGone,
+}
+
+fn power_is_off() -> io::Error {
+    io::Error::other("simulated: the power is off")
+}
+
+impl SimulatedDisk {
+    /// An empty disk of `capacity_bytes`; `seed` decides what failed syncs lose.
+    pub fn new(capacity_bytes: u64, seed: u64) -> Self {
+        Self::with(HashMap::new(), capacity_bytes, 0, seed)
+    }
+
+    fn with(files: HashMap<String, Arc<Mutex<Content>>>, capacity_bytes: u64, used_bytes: u64, seed: u64) -> Self {
+        let state = State {
+            files,
+            capacity_bytes,
+            used_bytes,
+            random: fastrand::Rng::with_seed(seed),
+            faults: Faults::default(),
+            counts: Counts::default(),
+        };
+        Self { world: Arc::new(World { state: Mutex::new(state) }) }
+    }
+
+    /// The disk as it is found after a power loss now. This one is dead from then on: every call fails.
+    pub fn power_loss(&self, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut state = self.world.state.lock();
+        state.faults.off = true;
+        let mut names: Vec<&String> = state.files.keys().collect();
+        names.sort();
+        let mut files = HashMap::new();
+        for name in names {
+            let content = state.files[name].lock().after_power_loss(&mut random);
+            files.insert(name.clone(), Arc::new(Mutex::new(content)));
+        }
+        Self::with(files, state.capacity_bytes, state.used_bytes, random.u64(..))
+    }
+
+    /// The disk with everything written durable, for a process that died without a power loss; faults are taken away.
+    /// The disk before is dead from then on, so that what is left of the dead process cannot write any more.
+    pub fn process_death(&self) -> Self {
+        let mut state = self.world.state.lock();
+        state.faults.off = true;
+        let files = state.files.iter().map(|(name, content)| (name.clone(), Arc::new(Mutex::new(content.lock().clone()))));
+        let files = files.collect();
+        let seed = state.random.u64(..);
+        Self::with(files, state.capacity_bytes, state.used_bytes, seed)
+    }
+
+    /// Cuts the power at the `operations`-th changing call from now: it and every later call fails.
+    pub fn stop_after(&self, operations: u64) {
+        let mut state = self.world.state.lock();
+        state.faults.stop_after = Some(state.counts.operations + operations);
+    }
+
+    /// Fails the next `count` syncs, and loses what they should have kept.
+    pub fn fail_next_syncs(&self, count: u64) {
+        self.world.state.lock().faults.fail_syncs = count;
+    }
+
+    /// Fails the `nth` sync from now (1: the next).
+    pub fn fail_nth_sync(&self, nth: u64) {
+        let mut state = self.world.state.lock();
+        state.faults.fail_sync_after = Some(state.counts.syncs + nth);
+    }
+
+    /// Fails every `nth` sync; 0 ends it.
+    pub fn fail_every_sync(&self, nth: u64) {
+        self.world.state.lock().faults.fail_every_sync = (nth > 0).then_some(nth);
+    }
+
+    /// Fails the next `count` writes; each may have written anything of its range.
+    pub fn fail_next_writes(&self, count: u64) {
+        self.world.state.lock().faults.fail_writes = count;
+    }
+
+    /// Fails the `nth` write from now (1: the next).
+    pub fn fail_nth_write(&self, nth: u64) {
+        let mut state = self.world.state.lock();
+        state.faults.fail_write_after = Some(state.counts.writes + nth);
+    }
+
+    /// Changes the capacity, in bytes.
+    pub fn set_capacity(&self, capacity_bytes: u64) {
+        self.world.state.lock().capacity_bytes = capacity_bytes;
+    }
+
+    /// How often the disk was asked.
+    pub fn counts(&self) -> Counts {
+        self.world.state.lock().counts
+    }
+
+    /// Turns over bits of one byte, durably: damage.
+    pub fn flip(&self, name: &str, offset: u64, mask: u8) {
+        let mut byte = [0];
+        self.peek(name, offset, &mut byte);
+        self.poke(name, offset, &[byte[0] ^ mask]);
+    }
+
+    /// Zeroes a file from `from_bytes` on, durably: damage.
+    pub fn cut(&self, name: &str, from_bytes: u64) {
+        let content = self.world.state.lock().files.get(name).cloned();
+        if let Some(content) = content {
+            let len_bytes = content.lock().len_bytes;
+            self.poke(name, from_bytes, &vec![0; usize::try_from(len_bytes.saturating_sub(from_bytes)).unwrap_or(0)]);
+        }
+    }
+
+    /// Writes durably, past all faults.
+    pub fn poke(&self, name: &str, offset: u64, bytes: &[u8]) {
+        let content = self.world.state.lock().files.get(name).cloned();
+        if let Some(content) = content {
+            let mut content = content.lock();
+            let dirty = std::mem::take(&mut content.dirty);
+            content.write(offset, bytes);
+            content.dirty = dirty;
+        }
+    }
+
+    /// Reads past all faults; what is not there stays as it is in `buf`.
+    pub fn peek(&self, name: &str, offset: u64, buf: &mut [u8]) {
+        let content = self.world.state.lock().files.get(name).cloned();
+        if let Some(content) = content {
+            let _ = content.lock().read(offset, buf);
+        }
+    }
+}
+
+impl State {
+    /// Counts a changing call and says what becomes of it.
+    fn operation(&mut self) -> Outcome {
+        if self.faults.off {
+            return Outcome::PowerGone;
+        }
+        self.counts.operations += 1;
+        if self.faults.stop_after.is_some_and(|stop| self.counts.operations >= stop) {
+            self.faults.off = true;
+            return Outcome::PowerGone;
+        }
+        Outcome::Done
+    }
+
+    fn write_operation(&mut self, bytes: usize) -> Outcome {
+        let was_on = !self.faults.off;
+        self.counts.writes += 1;
+        self.counts.written_bytes += bytes as u64;
+        let failed = self.faults.fail_writes > 0 || self.faults.fail_write_after == Some(self.counts.writes);
+        self.faults.fail_writes = self.faults.fail_writes.saturating_sub(1);
+        match self.operation() {
+            // The write that the power cut met: it is in the cache, and the power loss decides how much of it stays.
+            Outcome::PowerGone if was_on => Outcome::PowerGone,
+            Outcome::Done if failed => Outcome::Fail,
+            outcome => outcome,
+        }
+    }
+
+    fn sync_operation(&mut self) -> Outcome {
+        self.counts.syncs += 1;
+        let syncs = self.counts.syncs;
+        let failed = self.faults.fail_syncs > 0
+            || self.faults.fail_sync_after == Some(syncs)
+            || self.faults.fail_every_sync.is_some_and(|nth| syncs.is_multiple_of(nth));
+        self.faults.fail_syncs = self.faults.fail_syncs.saturating_sub(1);
+        match self.operation() {
+            Outcome::Done if failed => Outcome::Fail,
+            outcome => outcome,
+        }
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let state = self.world.state.lock();
+        if state.faults.off {
+            return Err(power_is_off());
+        }
+        Ok(state.files.iter().map(|(name, content)| (name.clone(), content.lock().len_bytes)).collect())
+    }
+
+    fn create(&self, name: &str, len_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.world.state.lock();
+        if state.files.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let was_on = !state.faults.off;
+        let outcome = state.operation();
+        if state.used_bytes.saturating_add(len_bytes) > state.capacity_bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let happens = matches!(outcome, Outcome::Done) || (was_on && state.random.bool());
+        let content = Arc::new(Mutex::new(Content::new(len_bytes)));
+        if happens {
+            state.used_bytes += len_bytes;
+            state.files.insert(name.to_owned(), content.clone());
+        }
+        match outcome {
+            Outcome::Done => Ok(Arc::new(OpenFile { content, world: self.world.clone() })),
+            _ => Err(power_is_off()),
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let state = self.world.state.lock();
+        if state.faults.off {
+            return Err(power_is_off());
+        }
+        let content = state.files.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(OpenFile { content, world: self.world.clone() }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.world.state.lock();
+        let len_bytes = state.files.get(name).ok_or(io::ErrorKind::NotFound)?.lock().len_bytes;
+        let was_on = !state.faults.off;
+        let outcome = state.operation();
+        if matches!(outcome, Outcome::Done) || (was_on && state.random.bool()) {
+            state.files.remove(name);
+            state.used_bytes -= len_bytes;
+        }
+        match outcome {
+            Outcome::Done => Ok(()),
+            _ => Err(power_is_off()),
+        }
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let state = self.world.state.lock();
+        Ok(state.capacity_bytes.saturating_sub(state.used_bytes))
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+}
+
+struct OpenFile {
+    content: Arc<Mutex<Content>>,
+    world: Arc<World>,
+}
+
+impl DiskFile for OpenFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.world.state.lock().faults.off {
+            return Err(power_is_off());
+        }
+        self.content.lock().read(offset, buf)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let mut state = self.world.state.lock();
+        let was_on = !state.faults.off;
+        let outcome = state.write_operation(bytes);
+        let keep_bytes = match outcome {
+            Outcome::Done => bytes,
+            Outcome::Fail => state.random.usize(..=bytes),
+            Outcome::PowerGone if was_on => bytes,
+            Outcome::PowerGone => 0,
+        };
+        drop(state);
+        let mut content = self.content.lock();
+        if offset + bytes as u64 > content.len_bytes {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "simulated: a write past the end"));
+        }
+        let mut at = 0;
+        for part in parts {
+            let part = &part[..part.len().min(keep_bytes - at)];
+            content.write(offset + at as u64, part);
+            at += part.len();
+        }
+        match outcome {
+            Outcome::Done => Ok(()),
+            Outcome::Fail => Err(io::Error::other("simulated: a write failed")),
+            Outcome::PowerGone => Err(power_is_off()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.world.state.lock();
+        let outcome = state.sync_operation();
+        let mut content = self.content.lock();
+        match outcome {
+            Outcome::Done => {
+                content.sync();
+                Ok(())
+            }
+            Outcome::Fail => {
+                content.fail_sync(&mut state.random);
+                Err(io::Error::other("simulated: a sync failed"))
+            }
+            Outcome::PowerGone => Err(power_is_off()),
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.lock().len_bytes)
+    }
+}
+
+/// The sectors of one page that `start..end` (bytes in the page) touches.
+fn sectors(start: usize, end: usize) -> u8 {
+    let mut mask = 0;
+    for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+        mask |= 1 << sector;
+    }
+    mask
+}
+
+fn page_bytes(page: Option<&Arc<Page>>) -> Page {
+    page.map_or([0; PAGE_BYTES], |page| **page)
+}
+
+/// `to` with the sectors of `mask` taken from `from`.
+fn with_sectors(to: &mut Page, from: &Page, mask: u8) {
+    for sector in (0..PAGE_BYTES / SECTOR_BYTES).filter(|sector| mask & (1 << sector) != 0) {
+        let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+        to[range.clone()].copy_from_slice(&from[range]);
+    }
+}
+
+impl Content {
+    fn new(len_bytes: u64) -> Self {
+        let pages = usize::try_from(len_bytes).unwrap_or(0).div_ceil(PAGE_BYTES);
+        Self { len_bytes, pages: vec![None; pages], dirty: HashMap::new() }
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if offset.saturating_add(buf.len() as u64) > self.len_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut at = usize::try_from(offset).unwrap_or(0);
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let start = at % PAGE_BYTES;
+            let (now, later) = rest.split_at_mut(rest.len().min(PAGE_BYTES - start));
+            match &self.pages[at / PAGE_BYTES] {
+                Some(page) => now.copy_from_slice(&page[start..start + now.len()]),
+                None => now.fill(0),
+            }
+            at += now.len();
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// The caller has checked the range.
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let mut at = usize::try_from(offset).unwrap_or(0);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (index, start) = (at / PAGE_BYTES, at % PAGE_BYTES);
+            let (now, later) = rest.split_at(rest.len().min(PAGE_BYTES - start));
+            let page = &mut self.pages[index];
+            let dirty = self.dirty.entry(index).or_insert_with(|| Dirty { durable: page.clone(), written: 0, lost: 0 });
+            let mask = sectors(start, start + now.len());
+            dirty.written |= mask;
+            let page = Arc::make_mut(page.get_or_insert_with(|| Arc::new([0; PAGE_BYTES])));
+            page[start..start + now.len()].copy_from_slice(now);
+            at += now.len();
+            rest = later;
+        }
+    }
+
+    fn sync(&mut self) {
+        let pages = &self.pages;
+        self.dirty.retain(|index, dirty| {
+            let kept = dirty.written & !dirty.lost;
+            if dirty.lost == 0 {
+                return false;
+            }
+            let mut durable = page_bytes(dirty.durable.as_ref());
+            with_sectors(&mut durable, &page_bytes(pages[*index].as_ref()), kept);
+            dirty.durable = Some(Arc::new(durable));
+            dirty.written = dirty.lost;
+            true
+        });
+    }
+
+    /// Gives up what the sync should have kept; some of it reads as old from now on, as after an evicted page.
+    fn fail_sync(&mut self, random: &mut fastrand::Rng) {
+        let mut indexes: Vec<usize> = self.dirty.keys().copied().collect();
+        indexes.sort_unstable();
+        for index in indexes {
+            if let Some(dirty) = self.dirty.get_mut(&index) {
+                dirty.lost = dirty.written;
+                if random.bool() {
+                    self.pages[index] = dirty.durable.clone();
+                }
+            }
+        }
+    }
+
+    fn after_power_loss(&self, random: &mut fastrand::Rng) -> Self {
+        let mut pages = self.pages.clone();
+        // Some power losses keep nearly everything, some nearly nothing.
+        let keep_percent = random.u32(0..=100);
+        let mut indexes: Vec<(&usize, &Dirty)> = self.dirty.iter().collect();
+        indexes.sort_unstable_by_key(|(index, _)| **index);
+        for (index, dirty) in indexes {
+            let new = page_bytes(self.pages[*index].as_ref());
+            let old = page_bytes(dirty.durable.as_ref());
+            let mut page = new;
+            for sector in (0..PAGE_BYTES / SECTOR_BYTES).filter(|sector| dirty.written & (1 << sector) != 0) {
+                if random.u32(0..100) >= keep_percent {
+                    let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+                    lose_sector(&mut page[range.clone()], &old[range], random);
+                }
+            }
+            pages[*index] = Some(Arc::new(page));
+        }
+        Self { len_bytes: self.len_bytes, pages, dirty: HashMap::new() }
+    }
+}
+
+/// A sector that is not wholly new: old, new up to some byte, or garbage from some byte on.
+fn lose_sector(sector: &mut [u8], old: &[u8], random: &mut fastrand::Rng) {
+    match random.u32(0..8) {
+        0..=5 => sector.copy_from_slice(old),
+        6 => {
+            let from = random.usize(..SECTOR_BYTES);
+            sector[from..].copy_from_slice(&old[from..]);
+        }
+        _ => {
+            let from = random.usize(..SECTOR_BYTES);
+            random.fill(&mut sector[from..]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
