@@ -1,9 +1,10 @@
 //! The upload engine: what must happen in a bucket, in which order, until it has happened.
 //!
 //! What lives here: [`Uploader`] (the scheduler), [`Planner`] (an owner's answer to "what is to be done for this subject
-//! now"), [`Op`] and [`Done`]. `upload/schedule.rs` is the queue (async select, synchronous apply), `upload/keys.rs` the
-//! order per key, `upload/run.rs` runs one operation, `upload/multipart.rs` plans and resumes multipart uploads,
-//! `upload/adopt.rs` is the rule for lost answers.
+//! now"), [`Op`] and [`Done`]. `upload/schedule.rs` is the loop of one owner and the rounds of a job, `upload/queue.rs` which job is due
+//! (synchronous), `upload/keys.rs` the order per key, `upload/run.rs` runs one operation, `upload/multipart.rs` plans and resumes multipart
+//! uploads, `upload/deletes.rs` collects deletes, `upload/adopt.rs` is the rule for lost answers, `upload/digest.rs` the digest of content,
+//! `upload/finished.rs` what was touched lately, `upload/budget.rs` memory and counts.
 //!
 //! The queue is durable: a [`JobRow`](crate::store::meta::JobRow) per subject says *that* something is to be done, never what. When a job is
 //! due its owner plans from the state as it is then, so that create + write + chmod + rename within the delay is one PUT at the
@@ -23,13 +24,34 @@
 //!    other owner. Nothing gives up for ever.
 //! 6. Bodies in memory are bounded by `memory_bytes` over all owners, and each owner has its own concurrency.
 
-use std::collections::BTreeMap;
+mod adopt;
+mod budget;
+mod deletes;
+mod digest;
+mod finished;
+mod keys;
+mod multipart;
+mod queue;
+mod run;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use self::budget::{Budget, Counts};
+use self::run::Runner;
+use self::schedule::Owner;
 use crate::base::id::{BlobId, OwnerId, Seq};
 use crate::store::blob::{Batch, BlobError, BlobStore};
 use crate::store::object::{Attributes, CopySource, ETag, Head, SharedStore};
@@ -240,14 +262,19 @@ pub struct JobStatus {
 
 /// The scheduler. Shared by reference.
 pub struct Uploader {
-    _private: (),
+    blobs: Arc<BlobStore>,
+    settings: Settings,
+    memory: Arc<Semaphore>,
+    counts: Arc<Counts>,
+    owners: RwLock<HashMap<OwnerId, Arc<Owner>>>,
+    loops: Mutex<HashMap<OwnerId, JoinHandle<()>>>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Uploader {
     /// Starts it on the current runtime; nothing happens before owners are registered.
     pub fn start(blobs: Arc<BlobStore>, settings: Settings) -> Arc<Self> {
-        todo!()
+        let memory = budget::everybody(settings.memory_bytes);
+        Arc::new(Self { blobs, settings, memory, counts: Arc::default(), owners: RwLock::default(), loops: Mutex::default() })
     }
 
     /// Adds an owner and takes up its jobs. `gateway` makes its marks unique.
@@ -261,24 +288,88 @@ impl Uploader {
         bucket: SharedStore,
         planner: Arc<dyn Planner>,
     ) -> Result<(), BlobError> {
-        todo!()
+        self.unregister(owner).await;
+        let rows = self.blobs.meta().jobs(owner).await?;
+        let runner = Runner {
+            owner,
+            gateway: gateway.to_owned(),
+            bucket,
+            blobs: self.blobs.clone(),
+            settings: self.settings.clone(),
+            budget: Budget::new(self.memory.clone(), self.settings.memory_bytes),
+            counts: self.counts.clone(),
+            pending: multipart::Pending::default(),
+        };
+        let mut seed = DefaultHasher::new();
+        (gateway, owner).hash(&mut seed);
+        let added = Arc::new(Owner::new(runner, planner, seed.finish()));
+        for row in rows {
+            added.restore(row);
+        }
+        self.owners.write().insert(owner, added.clone());
+        let running = tokio::spawn(added.drive());
+        self.loops.lock().insert(owner, running);
+        Ok(())
     }
 
     /// Forgets an owner after its running operations ended; its jobs stay in the queue.
     pub async fn unregister(&self, owner: OwnerId) {
-        todo!()
+        self.stop(owner, None).await;
+    }
+
+    async fn stop(&self, owner: OwnerId, grace: Option<Duration>) {
+        if let Some(owner) = self.owner(owner) {
+            owner.stop(grace);
+        }
+        let running = self.loops.lock().remove(&owner);
+        if let Some(running) = running
+            && let Err(error) = running.await
+        {
+            tracing::error!(%owner, %error, "the upload loop of an owner failed");
+        }
+        self.owners.write().remove(&owner);
+    }
+
+    fn owner(&self, owner: OwnerId) -> Option<Arc<Owner>> {
+        self.owners.read().get(&owner).cloned()
     }
 
     /// A batch that was just applied put, changed or dropped the job of `subject`: look at it. The engine calls this after each batch
-    /// that touches a job row; `not_before_ns` is the row's.
+    /// that touches a job row; `not_before_ns` is the row's. Without its owner nothing happens: the row is found when it registers.
     pub fn wake(&self, owner: OwnerId, subject: u64, not_before_ns: i64) {
-        todo!()
+        if let Some(owner) = self.owner(owner) {
+            owner.wake(subject, not_before_ns);
+        }
     }
 
-    /// Returns when every job of the owner that existed at the call is over, or `false` after `limit`. Jobs that wait for a date are
-    /// made due.
+    /// Returns when every job of the owner that existed at the call is over, or `false` after `limit` (and where the owner is not
+    /// registered, or goes). Jobs that wait for a date are made due.
     pub async fn drain(&self, owner: OwnerId, limit: Option<Duration>) -> bool {
-        todo!()
+        let Some(owner) = self.owner(owner) else { return false };
+        let mut ended = owner.ended.subscribe();
+        let mut open = owner.queue.lock().open();
+        owner.hurry(open.iter().map(|(subject, _)| *subject));
+        let drained = async {
+            while let Some((subject, serial)) = open.last().copied() {
+                if owner.queue.lock().serial(subject) != Some(serial) {
+                    open.pop();
+                } else if ended.changed().await.is_err() {
+                    break;
+                }
+            }
+            open.is_empty()
+        };
+        let limited = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            drained = drained => drained,
+            () = limited => false,
+            () = owner.stopped() => false,
+        }
     }
 
     /// Makes a job due now and returns when it is over; for `durability = "remote"`.
@@ -286,26 +377,65 @@ impl Uploader {
     /// # Errors
     /// The job's last failure in words, where it fails while this waits for longer than `limit`.
     pub async fn finish(&self, owner: OwnerId, subject: u64, limit: Duration) -> Result<(), String> {
-        todo!()
+        let Some(owner) = self.owner(owner) else { return Err("nothing is uploaded now".into()) };
+        let mut ended = owner.ended.subscribe();
+        let Some(serial) = owner.queue.lock().serial(subject) else { return Ok(()) };
+        owner.hurry([subject]);
+        let deadline = Instant::now() + limit;
+        loop {
+            ended.mark_unchanged();
+            let (now_serial, trouble) = {
+                let queue = owner.queue.lock();
+                (queue.serial(subject), queue.trouble(subject))
+            };
+            if now_serial != Some(serial) {
+                return Ok(());
+            }
+            let late = Instant::now() >= deadline;
+            if late && trouble.attempts > 0 {
+                return Err(trouble.error);
+            }
+            tokio::select! {
+                _ = ended.changed() => {}
+                () = tokio::time::sleep_until(deadline), if !late => {}
+                () = owner.stopped() => return Err("uploads are stopping; the change is kept and will be uploaded".into()),
+            }
+        }
     }
 
     /// Whether a job has this key, or a job finished with it after `since_ns`: then a listing asked for at `since_ns` is ignored for it.
+    /// Also `true` for times before what is remembered (10 minutes, 100,000 keys).
     pub fn touched_since(&self, owner: OwnerId, key: &str, since_ns: i64) -> bool {
-        todo!()
+        self.owner(owner).is_some_and(|owner| owner.keys.is_written(key) || owner.finished.lock().since(key, since_ns))
     }
 
     /// All jobs.
     pub fn status(&self) -> Vec<JobStatus> {
-        todo!()
+        let owners: Vec<Arc<Owner>> = self.owners.read().values().cloned().collect();
+        let mut all = Vec::new();
+        for owner in owners {
+            all.extend(owner.queue.lock().views().into_iter().map(|view| JobStatus {
+                owner: owner.id,
+                subject: view.subject,
+                since_ns: view.since_ns,
+                key: view.key,
+                progress_bytes: view.progress_bytes,
+                attempts: view.attempts,
+                error: view.error,
+            }));
+        }
+        all.sort_by_key(|job| (job.owner, job.since_ns, job.subject));
+        all
     }
 
     /// Requests of the queue by kind, for tests: operations run, by name.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        todo!()
+        self.counts.all()
     }
 
     /// Ends: running operations are given `grace`, then left for the next start.
     pub async fn close(&self, grace: Duration) {
-        todo!()
+        let owners: Vec<OwnerId> = self.owners.read().keys().copied().collect();
+        futures_util::future::join_all(owners.into_iter().map(|owner| self.stop(owner, Some(grace)))).await;
     }
 }

@@ -1,0 +1,383 @@
+//! Large objects: sent and copied in parts, resumed after failures and restarts.
+//!
+//! What lives here: the runs of a multipart upload, and [`Pending`], the uploads under way by subject. `multipart/plan.rs` decides the parts.
+//!
+//! The state of an upload (its id, its object's mark, the fingerprint of its plan, the parts that are there) is in the job's row, as JSON with
+//! a version. It is written when the upload begins, every few seconds, and when an attempt fails. An upload is gone on with only if mark and
+//! fingerprint are the same, that is: same key, attributes, generation, limits and base. Otherwise it is aborted before anything else is done for
+//! the subject.
+//!
+//! Only uploads that a row of ours names are ever aborted: `ListMultipartUploads` does not tell whose an upload is, and another
+//! gateway may write below the same prefix. What is begun and lost in the instant before its row is written stays, and the bucket's lifecycle
+//! rule `AbortIncompleteMultipartUpload` collects it, as S3's users set up for every client.
+
+pub(super) mod plan;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::adopt::{self, Kin, Mark, Verdict, Write};
+use super::budget::Progress;
+use super::run::{Content, Failure, Runner, covers, is_source_changed};
+use super::{Done, Op, digest};
+use crate::base::id::Seq;
+use crate::base::range;
+use crate::store::blob::{Batch, Generation};
+use crate::store::meta::{Key, Row};
+use crate::store::object::{Attributes, Body, CopySource, ETag, ObjectError, Part, UploadId};
+use plan::{Limits, PlannedPart};
+
+/// How often the parts that are there are written down.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The size of a part that is copied, in bytes: large enough to be few, small enough to be answered in time.
+const COPIED_BYTES: u64 = 256 << 20;
+
+/// An upload under way, as it is kept in the job's row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    /// Of this format: 1.
+    version: u8,
+    key: String,
+    upload: String,
+    /// The mark that the object will carry: key, attributes and generation.
+    mark: String,
+    /// Of plan and base.
+    fingerprint: u32,
+    /// Numbers and ETags of the parts that are there.
+    parts: Vec<(u32, String)>,
+}
+
+/// Uploads under way, by subject.
+#[derive(Default)]
+pub(super) struct Pending(Mutex<HashMap<u64, State>>);
+
+/// Everything about one run.
+struct Job<'a> {
+    subject: u64,
+    op: &'a Op,
+    generation: Option<&'a Generation>,
+    base: Option<&'a CopySource>,
+    parts: Vec<PlannedPart>,
+    kin: Kin,
+    mark: String,
+    attributes: &'a Attributes,
+}
+
+/// Why a run stopped.
+enum Stop {
+    Failed(Failure),
+    SourceChanged,
+    NoUpload,
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Pending {
+    /// Takes up what a job's row says.
+    pub(super) fn adopt(&self, subject: u64, row: &[u8]) {
+        match serde_json::from_slice::<State>(row) {
+            Ok(state) if state.version == 1 => drop(self.0.lock().insert(subject, state)),
+            _ if row.is_empty() => {}
+            _ => tracing::warn!(subject, "the state of a multipart upload cannot be read and is forgotten"),
+        }
+    }
+
+    /// The upload of a subject became its object.
+    pub(super) fn landed(&self, subject: u64) {
+        self.0.lock().remove(&subject);
+    }
+
+    /// The upload of a subject, as its job's row keeps it.
+    pub(super) fn encoded(&self, subject: u64) -> Vec<u8> {
+        self.0.lock().get(&subject).and_then(|state| serde_json::to_vec(state).ok()).unwrap_or_default()
+    }
+
+    /// Aborts what is under way for a subject, if anything.
+    pub(super) async fn abandon(&self, runner: &Runner, subject: u64) -> Result<(), Failure> {
+        let Some(state) = self.0.lock().get(&subject).cloned() else { return Ok(()) };
+        runner.counts.add("multipart_abort");
+        runner.bucket.multipart_abort(&state.key, &UploadId(state.upload)).await?;
+        self.forget(runner, subject).await
+    }
+
+    async fn forget(&self, runner: &Runner, subject: u64) -> Result<(), Failure> {
+        self.0.lock().remove(&subject);
+        runner.save_pending(subject).await
+    }
+}
+
+impl Runner {
+    /// Uploads a generation in parts.
+    #[expect(clippy::too_many_arguments, reason = "the fields of Op::PutBlob and what was made of them")]
+    pub(super) async fn put_parts(
+        &self,
+        subject: u64,
+        op: &Op,
+        generation: &Generation,
+        kin: Kin,
+        attributes: &Attributes,
+        base: Option<&CopySource>,
+        unless_digest: Option<&[u8]>,
+        progress: &Progress,
+    ) -> Result<Done, Failure> {
+        let base = base.filter(|_| self.bucket.capabilities().part_copy);
+        let changed = generation.changed().await?;
+        let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: None };
+        if unless_digest.is_some() && covers(generation, &changed) {
+            let digest = self.digest(generation).await?;
+            if unless_digest == Some(&digest) {
+                self.counts.add("unchanged");
+                return Ok(Done::Unchanged { through: content.through, size_bytes: content.size_bytes });
+            }
+        }
+        let parts = self.cut(generation.len_bytes, &changed, base.map_or(0, |_| generation.len_bytes))?;
+        let mark = mark_of(&kin);
+        self.run_parts(Job { subject, op, generation: Some(generation), base, parts, kin, mark, attributes }, content, progress).await
+    }
+
+    /// Copies an object that is too large for one `CopyObject`.
+    pub(super) async fn copy_parts(
+        &self,
+        subject: u64,
+        op: &Op,
+        source: &CopySource,
+        attributes: Option<&Attributes>,
+        content: Content,
+        progress: &Progress,
+    ) -> Result<Done, Failure> {
+        let attributes = match attributes {
+            Some(attributes) => attributes.clone(),
+            None => match adopt::look(&*self.bucket, &source.key).await? {
+                Some(head) => head.attributes,
+                None => return Ok(Done::SourceChanged),
+            },
+        };
+        let mark = Mark::new(&self.gateway, subject, Seq(0), op.target(), &attributes, format!("{source:?}").as_bytes());
+        let marked = mark.on(&attributes);
+        let parts = self.cut(content.size_bytes, &[], content.size_bytes)?;
+        let kin = Kin::Marked { mark, known: Seq(0) };
+        let mark = mark_of(&kin);
+        let job = Job { subject, op, generation: None, base: Some(source), parts, kin, mark, attributes: &marked };
+        self.run_parts(job, content, progress).await
+    }
+
+    fn cut(&self, len_bytes: u64, changed: &[std::ops::Range<u64>], base_bytes: u64) -> Result<Vec<PlannedPart>, Failure> {
+        let capabilities = self.bucket.capabilities();
+        let limits = Limits {
+            part_bytes_min: capabilities.part_bytes_min.max(1),
+            part_bytes_max: capabilities.part_bytes_max,
+            parts_max: u64::from(capabilities.parts_max),
+            sent_bytes: self.settings.part_bytes,
+            copied_bytes: COPIED_BYTES.min(capabilities.part_bytes_max / 2),
+        };
+        plan::plan(len_bytes, changed, base_bytes, limits)
+            .ok_or_else(|| ObjectError::Invalid(format!("{len_bytes} bytes are too many for one object")).into())
+    }
+
+    /// The digest of a generation that is all here.
+    async fn digest(&self, generation: &Generation) -> Result<Vec<u8>, Failure> {
+        let step = digest::LEAF_BYTES * 4;
+        let mut leaves = Vec::new();
+        let mut at = 0;
+        while at < generation.len_bytes {
+            let end = generation.len_bytes.min(at + step);
+            let _room = self.budget.take(end - at).await;
+            leaves.extend(digest::leaves(&generation.read(at..end).await?).await);
+            at = end;
+        }
+        Ok(digest::root(&leaves))
+    }
+
+    async fn run_parts(&self, job: Job<'_>, mut content: Content, progress: &Progress) -> Result<Done, Failure> {
+        let state = self.begin(&job).await?;
+        let sent = self.send_parts(&job, state, &mut content, progress).await;
+        match sent {
+            Ok((state, parts)) => self.commit(&job, &state, &parts, content).await,
+            Err(Stop::SourceChanged) => {
+                self.pending.abandon(self, job.subject).await?;
+                Ok(Done::SourceChanged)
+            }
+            Err(Stop::NoUpload) => self.vanished(&job, content).await,
+            Err(Stop::Failed(failure)) => {
+                self.save_pending(job.subject).await?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The upload to go on with, or a new one.
+    async fn begin(&self, job: &Job<'_>) -> Result<State, Failure> {
+        let fingerprint = fingerprint(&job.parts, job.base);
+        let state = self.pending.0.lock().get(&job.subject).cloned();
+        if let Some(state) = state {
+            if state.mark == job.mark && state.fingerprint == fingerprint {
+                self.counts.add("multipart_resume");
+                return Ok(state);
+            }
+            self.pending.abandon(self, job.subject).await?;
+        }
+        self.counts.add("multipart_begin");
+        let upload = self.bucket.multipart_begin(job.op.target(), job.attributes).await?;
+        let key = job.op.target().to_owned();
+        let state = State { version: 1, key, upload: upload.0, mark: job.mark.clone(), fingerprint, parts: Vec::new() };
+        self.pending.0.lock().insert(job.subject, state.clone());
+        self.save_pending(job.subject).await?;
+        Ok(state)
+    }
+
+    /// Sends and copies what is missing. Returns the parts in order.
+    async fn send_parts(
+        &self,
+        job: &Job<'_>,
+        mut state: State,
+        content: &mut Content,
+        progress: &Progress,
+    ) -> Result<(State, Vec<Part>), Stop> {
+        let done: HashMap<u32, String> = state.parts.iter().cloned().collect();
+        let there = |number: u32| done.contains_key(&number);
+        let numbered = || (1_u32..).zip(&job.parts);
+        let sizes = |wanted: bool| numbered().filter(|(n, _)| !wanted || there(*n)).map(|(_, part)| range::len(&part.range)).sum();
+        progress.begin(sizes(true), sizes(false));
+        let digestible = done.is_empty()
+            && job.parts.iter().all(|part| !part.copied)
+            && digest::fits(job.parts.iter().map(|part| &part.range));
+        let mut leaves: Vec<digest::Leaves> = vec![Vec::new(); job.parts.len()];
+        let upload = UploadId(state.upload.clone());
+        let mut waiting = numbered().filter(|(number, _)| !there(*number));
+        let mut running = FuturesUnordered::new();
+        let mut saved = Instant::now();
+        loop {
+            while running.len() < self.settings.part_concurrency.max(1) {
+                let Some((number, part)) = waiting.next() else { break };
+                running.push(self.part(job, &upload, number, part, digestible));
+            }
+            let Some(ended) = running.next().await else { break };
+            let (part, size_bytes, its_leaves) = ended?;
+            progress.add(size_bytes);
+            if let Some(slot) = leaves.get_mut(part.number as usize - 1) {
+                *slot = its_leaves;
+            }
+            state.parts.push((part.number, part.etag.0));
+            self.pending.0.lock().insert(job.subject, state.clone());
+            if saved.elapsed() >= SAVE_INTERVAL {
+                self.save_pending(job.subject).await?;
+                saved = Instant::now();
+            }
+        }
+        if digestible {
+            content.digest = Some(digest::root(leaves.iter().flatten()));
+        }
+        let mut parts: Vec<Part> = state.parts.iter().map(|(number, etag)| Part { number: *number, etag: ETag(etag.clone()) }).collect();
+        parts.sort_by_key(|part| part.number);
+        Ok((state, parts))
+    }
+
+    /// Sends or copies one part.
+    async fn part(
+        &self,
+        job: &Job<'_>,
+        upload: &UploadId,
+        number: u32,
+        part: &PlannedPart,
+        digestible: bool,
+    ) -> Result<(Part, u64, digest::Leaves), Stop> {
+        let key = job.op.target();
+        let size_bytes = range::len(&part.range);
+        if let (true, Some(base)) = (part.copied, job.base) {
+            self.counts.add("part_copy");
+            return match self.bucket.multipart_copy(key, upload, number, base, part.range.clone()).await {
+                Ok(part) => Ok((part, size_bytes, Vec::new())),
+                Err(ObjectError::NotFound | ObjectError::PreconditionFailed) => Err(Stop::SourceChanged),
+                Err(ObjectError::NoSuchUpload) => Err(Stop::NoUpload),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let Some(generation) = job.generation else {
+            return Err(Stop::SourceChanged);
+        };
+        let _room = self.budget.take(size_bytes).await;
+        let slices = match generation.read(part.range.clone()).await {
+            Err(error) if is_source_changed(&error) => return Err(Stop::SourceChanged),
+            slices => slices?,
+        };
+        let leaves = if digestible { digest::leaves(&slices).await } else { Vec::new() };
+        self.counts.add("part");
+        match self.bucket.multipart_part(key, upload, number, Body(slices)).await {
+            Ok(part) => Ok((part, size_bytes, leaves)),
+            Err(ObjectError::NoSuchUpload) => Err(Stop::NoUpload),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn commit(&self, job: &Job<'_>, state: &State, parts: &[Part], content: Content) -> Result<Done, Failure> {
+        self.counts.add("multipart_commit");
+        let upload = UploadId(state.upload.clone());
+        let ended = self.land(job.op, &Write::Commit(&upload, parts), job.kin.clone(), content).await;
+        match &ended {
+            // The outcome's batch takes it from the row.
+            Ok(Done::Written { .. }) => {}
+            Ok(_) => self.pending.abandon(self, job.subject).await?,
+            Err(failure) if failure.suspect.is_none() && failure.text == ObjectError::NoSuchUpload.to_string() => {
+                self.pending.forget(self, job.subject).await?;
+            }
+            Err(_) => self.save_pending(job.subject).await?,
+        }
+        ended
+    }
+
+    /// The upload is gone: it became the object in an earlier life, or somebody aborted it.
+    async fn vanished(&self, job: &Job<'_>, content: Content) -> Result<Done, Failure> {
+        let found = adopt::look(&*self.bucket, job.op.target()).await?;
+        let verdict = adopt::judge(&*self.bucket, found, job.op.expected(), &job.kin).await?;
+        self.pending.forget(self, job.subject).await?;
+        match verdict {
+            Verdict::Ours(written) => {
+                self.counts.add("adopted");
+                Ok(content.written(written))
+            }
+            Verdict::Retry(_) | Verdict::Foreign(_) => Err(ObjectError::NoSuchUpload.into()),
+        }
+    }
+
+    /// Writes the state of a subject's upload into its job's row, where there is one.
+    async fn save_pending(&self, subject: u64) -> Result<(), Failure> {
+        let found = self.blobs.meta().get(&Key::Job(self.owner, subject)).await.map_err(crate::store::blob::BlobError::from)?;
+        let Some(Row::Job(mut row)) = found else { return Ok(()) };
+        let multipart = self.pending.encoded(subject);
+        if row.multipart != multipart {
+            row.multipart = multipart;
+            let mut batch = Batch::new();
+            batch.put(Row::Job(row));
+            self.blobs.apply(self.owner, batch).await?;
+        }
+        Ok(())
+    }
+}
+
+fn mark_of(kin: &Kin) -> String {
+    match kin {
+        Kin::Marked { mark, .. } => mark.as_str().to_owned(),
+        Kin::CopyOf(_) => String::new(),
+    }
+}
+
+fn fingerprint(parts: &[PlannedPart], base: Option<&CopySource>) -> u32 {
+    let mut sum = crc32c::crc32c(format!("{base:?}").as_bytes());
+    for part in parts {
+        sum = crc32c::crc32c_append(sum, &part.range.start.to_le_bytes());
+        sum = crc32c::crc32c_append(sum, &part.range.end.to_le_bytes());
+        sum = crc32c::crc32c_append(sum, &[u8::from(part.copied)]);
+    }
+    sum
+}

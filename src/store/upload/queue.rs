@@ -1,0 +1,537 @@
+//! One owner's queue: which jobs there are, when each is due, and what a job may do next. Synchronous and pure: time is told.
+//!
+//! ```text
+//!   wake, register          wake ┌──────── Settled ──sweep──► gone
+//!        │                       ▼            ▲
+//!        └───────────────────► Due ──start─► Running ──► Deleting (collected, in no slot)
+//!                               ▲   (its date, a retry,    │             │
+//!                               └─── a wait, another job) ─┴─────────────┘
+//! ```
+//!
+//! Invariants:
+//! - A wake is never lost: each is counted in its job, and who settles or sweeps a job does so as of a count ([`Look`]); where the job was
+//!   woken since, it stays.
+//! - A job waits for the latest of: its date (the last wake's), its back-off, what its plan asked for. Hurry drops the first two, once.
+//! - When the endpoint itself fails [`TROUBLE`] times in a row, one job at a time tries it, until one succeeds; then all retry at once.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::budget::Progress;
+use super::run::{Failure, Suspect};
+
+/// So many failures of the endpoint in a row, over all jobs of the owner, and it is asked by one job at a time.
+const TROUBLE: u32 = 8;
+/// A job that waits for another is looked at again after this, whatever happened.
+const PARKED: Duration = Duration::from_secs(5);
+/// As `PARKED`, where the other has no job.
+const UNPARKED: Duration = Duration::from_millis(250);
+/// The least time between two records of a job's failures.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In `Queue::due` at this time and rank.
+    Due(Instant, u64),
+    /// A task of its own works on it.
+    Running,
+    /// Its delete is collected.
+    Deleting,
+    /// Nothing left; its row is to go.
+    Settled,
+    /// Its row is going.
+    Sweeping,
+}
+
+/// A job in memory.
+struct Job {
+    serial: u64,
+    since_ns: i64,
+    date: Instant,
+    backoff: Option<Instant>,
+    /// Since when it is in a hurry.
+    hurry: Option<Instant>,
+    wakes: u64,
+    state: State,
+    parked_on: Option<u64>,
+    attempts: u32,
+    setbacks: u32,
+    error: String,
+    saved: Option<(String, u32, Instant)>,
+    suspect: Option<Box<Suspect>>,
+    key: String,
+    progress: Arc<Progress>,
+}
+
+/// What a task saw when it began a round.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    wakes: u64,
+    moves: u64,
+}
+
+/// A job as others see it.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) subject: u64,
+    pub(super) since_ns: i64,
+    pub(super) key: String,
+    pub(super) progress_bytes: (u64, u64),
+    pub(super) attempts: u32,
+    pub(super) error: String,
+}
+
+/// Failures that are worth a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) attempts: u32,
+    pub(super) error: String,
+}
+
+/// One owner's jobs.
+pub(super) struct Queue {
+    jobs: HashMap<u64, Job>,
+    due: BTreeSet<(Instant, u64, u64)>,
+    parked: HashMap<u64, Vec<u64>>,
+    settled: Vec<u64>,
+    running: usize,
+    next_rank: u64,
+    /// Outcomes so far, of all jobs.
+    moves: u64,
+    trouble: u32,
+    trouble_until: Option<Instant>,
+    backoff: (Duration, Duration),
+    random: fastrand::Rng,
+}
+
+impl Queue {
+    /// An empty queue whose failures wait between the two times.
+    pub(super) fn new(backoff_min: Duration, backoff_max: Duration, seed: u64) -> Self {
+        Self {
+            jobs: HashMap::new(),
+            due: BTreeSet::new(),
+            parked: HashMap::new(),
+            settled: Vec::new(),
+            running: 0,
+            next_rank: 0,
+            moves: 0,
+            trouble: 0,
+            trouble_until: None,
+            backoff: (backoff_min, backoff_max),
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    fn rank(&mut self) -> u64 {
+        self.next_rank += 1;
+        self.next_rank
+    }
+
+    /// A row was put, changed or dropped. `true` where the job was not known.
+    pub(super) fn wake(&mut self, subject: u64, since_ns: i64, date: Instant) -> bool {
+        if !self.jobs.contains_key(&subject) {
+            self.insert(subject, since_ns, date);
+            return true;
+        }
+        let Some(job) = self.jobs.get_mut(&subject) else { return false };
+        job.wakes += 1;
+        job.date = date;
+        match job.state {
+            State::Due(..) if job.parked_on.is_none() => self.schedule(subject, date),
+            State::Settled => {
+                job.since_ns = since_ns;
+                job.serial = self.next_rank + 1;
+                self.rank();
+                self.schedule(subject, date);
+            }
+            State::Due(..) | State::Running | State::Deleting | State::Sweeping => {}
+        }
+        false
+    }
+
+    /// Takes up a job as its row tells it.
+    pub(super) fn restore(&mut self, subject: u64, since_ns: i64, date: Instant, trouble: Trouble, now: Instant) {
+        if self.jobs.contains_key(&subject) {
+            return;
+        }
+        self.insert(subject, since_ns, date);
+        if let Some(job) = self.jobs.get_mut(&subject) {
+            job.attempts = trouble.attempts;
+            job.saved = (trouble != Trouble { attempts: 0, error: String::new() })
+                .then(|| (trouble.error.clone(), trouble.attempts, now));
+            job.error = trouble.error;
+        }
+    }
+
+    fn insert(&mut self, subject: u64, since_ns: i64, date: Instant) {
+        let serial = self.rank();
+        let job = Job {
+            serial,
+            since_ns,
+            date,
+            backoff: None,
+            hurry: None,
+            wakes: 0,
+            state: State::Running,
+            parked_on: None,
+            attempts: 0,
+            setbacks: 0,
+            error: String::new(),
+            saved: None,
+            suspect: None,
+            key: String::new(),
+            progress: Arc::default(),
+        };
+        self.jobs.insert(subject, job);
+        self.schedule(subject, date);
+    }
+
+    /// Makes a job due at `at`, or when its back-off ends; at once where it is in a hurry and was not told to wait.
+    fn schedule(&mut self, subject: u64, at: Instant) {
+        let rank = self.rank();
+        let Some(job) = self.jobs.get_mut(&subject) else { return };
+        if let State::Due(old, rank) = job.state {
+            self.due.remove(&(old, rank, subject));
+        }
+        let at = match (job.hurry, job.backoff) {
+            (_, Some(until)) => at.max(until),
+            (Some(since), None) => at.min(since),
+            (None, None) => at,
+        };
+        job.state = State::Due(at, rank);
+        job.parked_on = None;
+        job.key.clear();
+        self.due.insert((at, rank, subject));
+    }
+
+    /// Jobs to start now, with `slots` in all. They are running from here on.
+    pub(super) fn start(&mut self, now: Instant, slots: usize) -> Vec<u64> {
+        let troubled = self.trouble >= TROUBLE;
+        if troubled && self.trouble_until.is_some_and(|until| until > now) {
+            return Vec::new();
+        }
+        let slots = if troubled { 1 } else { slots };
+        let mut started = Vec::new();
+        while self.running < slots {
+            match self.due.first() {
+                Some((at, ..)) if *at <= now => {}
+                _ => break,
+            }
+            let Some((_, _, subject)) = self.due.pop_first() else { break };
+            if let Some(job) = self.jobs.get_mut(&subject) {
+                job.state = State::Running;
+                job.parked_on = None;
+                job.backoff = None;
+                self.running += 1;
+                started.push(subject);
+            }
+        }
+        started
+    }
+
+    /// When `start` has something to do next, if only time passes.
+    pub(super) fn next_due(&self, slots: usize) -> Option<Instant> {
+        if self.running >= slots || (self.trouble >= TROUBLE && self.running > 0) {
+            return None;
+        }
+        let at = self.due.first()?.0;
+        Some(if self.trouble >= TROUBLE { self.trouble_until.map_or(at, |until| at.max(until)) } else { at })
+    }
+
+    /// Whether operations run or are due, so that more deletes may come soon.
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
+        self.running > 0 || (self.trouble < TROUBLE && self.due.first().is_some_and(|(at, ..)| *at <= now))
+    }
+
+    /// What there is as a round begins.
+    pub(super) fn look(&self, subject: u64) -> Look {
+        Look { wakes: self.jobs.get(&subject).map_or(0, |job| job.wakes), moves: self.moves }
+    }
+
+    /// Whether a task may go on with a job at once. Where the job was woken with a later date, it waits for that instead.
+    pub(super) fn go_on(&mut self, subject: u64, look: Look, now: Instant) -> bool {
+        let Some(job) = self.jobs.get(&subject) else { return false };
+        if job.wakes == look.wakes || job.hurry.is_some() || job.date <= now {
+            return true;
+        }
+        let date = job.date;
+        self.leave(subject, date);
+        false
+    }
+
+    /// The task of a job gives way; the job is due at `at`.
+    pub(super) fn leave(&mut self, subject: u64, at: Instant) {
+        if self.jobs.get(&subject).is_some_and(|job| job.state == State::Running) {
+            self.running -= 1;
+        }
+        self.schedule(subject, at);
+    }
+
+    /// The plan says to wait until `at`, and that even a hurry waits for.
+    pub(super) fn wait(&mut self, subject: u64, look: Look, at: Instant) {
+        let Some(job) = self.jobs.get_mut(&subject) else { return };
+        let at = if job.wakes == look.wakes { at } else { job.date.min(at) };
+        let hurry = job.hurry.take();
+        self.leave(subject, at);
+        if let Some(job) = self.jobs.get_mut(&subject) {
+            job.hurry = hurry;
+        }
+    }
+
+    /// The plan says that `other` goes first.
+    pub(super) fn park(&mut self, subject: u64, look: Look, other: u64, now: Instant) {
+        if self.moves != look.moves || self.jobs.get(&subject).is_some_and(|job| job.wakes != look.wakes) {
+            return self.leave(subject, now);
+        }
+        let waits = other != subject
+            && self.jobs.get(&other).is_some_and(|job| !matches!(job.state, State::Settled | State::Sweeping));
+        let hurry = self.jobs.get_mut(&subject).and_then(|job| job.hurry.take());
+        self.leave(subject, now + if waits { PARKED } else { UNPARKED });
+        let Some(job) = self.jobs.get_mut(&subject) else { return };
+        job.hurry = hurry;
+        if waits {
+            job.parked_on = Some(other);
+            self.parked.entry(other).or_default().push(subject);
+            if hurry.is_some() {
+                self.hurry(other, now);
+            }
+        }
+    }
+
+    /// Who waits for `other` is due.
+    fn release(&mut self, other: u64, now: Instant) {
+        for subject in self.parked.remove(&other).unwrap_or_default() {
+            if self.jobs.get(&subject).is_some_and(|job| job.parked_on == Some(other)) {
+                self.schedule(subject, now);
+            }
+        }
+    }
+
+    /// The plan says that nothing is left. Not so where the job was woken since the look.
+    pub(super) fn settle(&mut self, subject: u64, look: Look, now: Instant) {
+        let Some(job) = self.jobs.get_mut(&subject) else { return };
+        if job.wakes != look.wakes {
+            let date = job.date;
+            return self.leave(subject, date);
+        }
+        if job.state == State::Running {
+            self.running -= 1;
+        }
+        job.state = State::Settled;
+        job.hurry = None;
+        job.key.clear();
+        self.settled.push(subject);
+        self.release(subject, now);
+    }
+
+    /// The job's delete is collected; its task ends.
+    pub(super) fn collect(&mut self, subject: u64) {
+        if let Some(job) = self.jobs.get_mut(&subject)
+            && job.state == State::Running
+        {
+            job.state = State::Deleting;
+            self.running -= 1;
+        }
+    }
+
+    /// An operation of the job ended, and that is recorded.
+    pub(super) fn succeeded(&mut self, subject: u64, now: Instant) {
+        self.moves += 1;
+        if let Some(job) = self.jobs.get_mut(&subject) {
+            job.attempts = 0;
+            job.setbacks = 0;
+            job.error.clear();
+            job.saved = None;
+            job.suspect = None;
+            job.hurry = None;
+        }
+        self.release(subject, now);
+        if std::mem::take(&mut self.trouble) >= TROUBLE {
+            let waiting: Vec<(u64, Instant)> =
+                self.jobs.iter().filter(|(_, job)| job.backoff.is_some()).map(|(subject, job)| (*subject, job.date)).collect();
+            for (subject, date) in waiting {
+                if let Some(job) = self.jobs.get_mut(&subject) {
+                    job.backoff = None;
+                }
+                self.schedule(subject, date);
+            }
+        }
+    }
+
+    /// An operation ended without what was wanted (a conflict, a changed source). Too many of them in a row are a failure.
+    pub(super) fn set_back(&mut self, subject: u64) -> bool {
+        self.moves += 1;
+        let Some(job) = self.jobs.get_mut(&subject) else { return false };
+        job.setbacks += 1;
+        job.setbacks > 3
+    }
+
+    /// The job's collected delete ended: it is due at once, or at its date where it was woken meanwhile.
+    pub(super) fn resume(&mut self, subject: u64, look: Look, now: Instant) {
+        let Some(job) = self.jobs.get(&subject) else { return };
+        let at = if job.wakes == look.wakes { now } else { job.date };
+        self.leave(subject, at);
+    }
+
+    /// An attempt failed. Says what is worth a record.
+    pub(super) fn failed(&mut self, subject: u64, failure: Failure, now: Instant) -> Option<Trouble> {
+        let (min, max) = self.backoff;
+        if failure.endpoint {
+            self.trouble = self.trouble.saturating_add(1);
+            let wait = jitter(&mut self.random, self.trouble.saturating_sub(TROUBLE), min, max);
+            self.trouble_until = Some(now + wait);
+        }
+        let job = self.jobs.get_mut(&subject)?;
+        job.attempts = job.attempts.saturating_add(1);
+        job.backoff = Some(now + jitter(&mut self.random, job.attempts - 1, min, max));
+        job.error = failure.text;
+        job.hurry = None;
+        if failure.suspect.is_some() {
+            job.suspect = failure.suspect;
+        }
+        let worth = job.attempts >= 3
+            && job.saved.as_ref().is_none_or(|(error, attempts, at)| {
+                now.duration_since(*at) >= SAVE_INTERVAL && (*error != job.error || job.attempts >= attempts.saturating_mul(2))
+            });
+        let trouble = worth.then(|| Trouble { attempts: job.attempts, error: job.error.clone() });
+        if let Some(trouble) = &trouble {
+            job.saved = Some((trouble.error.clone(), trouble.attempts, now));
+        }
+        let at = job.date.max(now);
+        self.leave(subject, at);
+        trouble
+    }
+
+    /// What the subject's last attempt left open.
+    pub(super) fn suspect(&self, subject: u64) -> Option<Box<Suspect>> {
+        self.jobs.get(&subject).and_then(|job| job.suspect.clone())
+    }
+
+    /// The suspect of a subject did not happen.
+    pub(super) fn clear(&mut self, subject: u64) {
+        if let Some(job) = self.jobs.get_mut(&subject) {
+            job.suspect = None;
+        }
+    }
+
+    /// The job works on this key now.
+    pub(super) fn working(&mut self, subject: u64, key: &str) -> Arc<Progress> {
+        match self.jobs.get_mut(&subject) {
+            Some(job) => {
+                key.clone_into(&mut job.key);
+                job.progress = Arc::default();
+                job.progress.clone()
+            }
+            None => Arc::default(),
+        }
+    }
+
+    /// Settled jobs whose rows are to go, at most `limit`, each as of its look.
+    pub(super) fn sweep(&mut self, limit: usize) -> Vec<(u64, Look)> {
+        let mut swept = Vec::new();
+        while swept.len() < limit {
+            let Some(subject) = self.settled.pop() else { break };
+            let look = self.look(subject);
+            // One that was woken and settled again is in the list twice.
+            if let Some(job) = self.jobs.get_mut(&subject)
+                && job.state == State::Settled
+            {
+                job.state = State::Sweeping;
+                swept.push((subject, look));
+            }
+        }
+        swept
+    }
+
+    /// How many settled jobs wait for `sweep`.
+    pub(super) fn settled(&self) -> usize {
+        self.settled.len()
+    }
+
+    /// The row is gone (or not, with `false`). Says `true` where the job was woken meanwhile and needs its row.
+    pub(super) fn swept(&mut self, subject: u64, look: Look, gone: bool) -> bool {
+        let Some(job) = self.jobs.get_mut(&subject).filter(|job| job.state == State::Sweeping) else { return false };
+        if job.wakes != look.wakes {
+            let date = job.date;
+            job.serial = self.next_rank + 1;
+            self.rank();
+            self.schedule(subject, date);
+            return gone;
+        }
+        if gone {
+            self.jobs.remove(&subject);
+        } else {
+            job.state = State::Settled;
+            self.settled.push(subject);
+        }
+        false
+    }
+
+    /// Makes a job due now, whatever its date and its back-off say.
+    pub(super) fn hurry(&mut self, subject: u64, now: Instant) {
+        let Some(job) = self.jobs.get_mut(&subject) else { return };
+        match job.state {
+            State::Settled | State::Sweeping => {}
+            State::Running | State::Deleting => job.hurry = Some(now),
+            State::Due(..) => {
+                job.hurry = Some(now);
+                if job.parked_on.is_none() {
+                    job.backoff = None;
+                    self.schedule(subject, now);
+                } else if let Some(other) = job.parked_on
+                    && self.jobs.get(&other).is_some_and(|job| job.hurry.is_none())
+                {
+                    self.hurry(other, now);
+                }
+            }
+        }
+    }
+
+    /// All jobs that are not over, with what tells them from later jobs of the same subject.
+    pub(super) fn open(&self) -> Vec<(u64, u64)> {
+        self.jobs.iter().filter(|(_, job)| is_open(job)).map(|(subject, job)| (*subject, job.serial)).collect()
+    }
+
+    /// The job of a subject, where it is not over.
+    pub(super) fn serial(&self, subject: u64) -> Option<u64> {
+        self.jobs.get(&subject).filter(|job| is_open(job)).map(|job| job.serial)
+    }
+
+    /// Failed attempts and the last failure of a subject.
+    pub(super) fn trouble(&self, subject: u64) -> Trouble {
+        let job = self.jobs.get(&subject);
+        Trouble { attempts: job.map_or(0, |job| job.attempts), error: job.map_or(String::new(), |job| job.error.clone()) }
+    }
+
+    /// Since when the subject has a job.
+    pub(super) fn since_ns(&self, subject: u64) -> i64 {
+        self.jobs.get(&subject).map_or(0, |job| job.since_ns)
+    }
+
+    /// All jobs that are not over.
+    pub(super) fn views(&self) -> Vec<View> {
+        let view = |(subject, job): (&u64, &Job)| View {
+            subject: *subject,
+            since_ns: job.since_ns,
+            key: job.key.clone(),
+            progress_bytes: job.progress.get(),
+            attempts: job.attempts,
+            error: job.error.clone(),
+        };
+        self.jobs.iter().filter(|(_, job)| is_open(job)).map(view).collect()
+    }
+}
+
+fn is_open(job: &Job) -> bool {
+    !matches!(job.state, State::Settled | State::Sweeping)
+}
+
+/// Full jitter: up to `min * 2^failures`, at most `max`, and not quite nothing.
+fn jitter(random: &mut fastrand::Rng, failures: u32, min: Duration, max: Duration) -> Duration {
+    let most = min.saturating_mul(1_u32.checked_shl(failures.min(30)).unwrap_or(u32::MAX)).min(max);
+    most.mul_f64(0.05 + 0.95 * random.f64())
+}

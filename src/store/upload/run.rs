@@ -1,0 +1,237 @@
+//! Runs one operation on the bucket, from its plan to a [`Done`].
+//!
+//! What lives here: [`Runner`], what an owner's operations share; [`Failure`]; [`Suspect`], a write whose outcome is open. Large objects go
+//! through `multipart.rs`, deletes through `deletes.rs`.
+//!
+//! Invariants:
+//! - Whatever comes from the operation's own source (a copy's source, the base of parts, remote bytes of the blob) being gone or replaced is
+//!   [`Done::SourceChanged`], never a failure.
+//! - A failure that leaves the outcome open carries a [`Suspect`]; it is looked at before anything else is done for its subject.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::adopt::{self, Kin, Landed, Lost, Mark, Verdict, Write};
+use super::budget::{Budget, Counts, Progress};
+use super::{Done, Expected, Op, Settings, digest};
+use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::store::blob::{BlobError, BlobStore, FetchError, Generation};
+use crate::store::object::{Attributes, Body, CopySource, ObjectError, SharedStore, Written};
+
+/// What an owner's operations share.
+pub(super) struct Runner {
+    pub(super) owner: OwnerId,
+    pub(super) gateway: String,
+    pub(super) bucket: SharedStore,
+    pub(super) blobs: Arc<BlobStore>,
+    pub(super) settings: Settings,
+    pub(super) budget: Budget,
+    pub(super) counts: Arc<Counts>,
+    pub(super) pending: super::multipart::Pending,
+}
+
+/// Why an operation did not end.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// In words.
+    pub(super) text: String,
+    /// The endpoint is in trouble, not this operation alone.
+    pub(super) endpoint: bool,
+    /// It may have happened nevertheless.
+    pub(super) suspect: Option<Box<Suspect>>,
+}
+
+/// A write or delete that may have happened.
+#[derive(Clone, Debug)]
+pub(super) struct Suspect {
+    /// What was sent.
+    pub(super) op: Op,
+    /// How its object would be known; `None` for a delete.
+    pub(super) kin: Option<Kin>,
+    /// What it would have written.
+    pub(super) content: Content,
+}
+
+/// What a write writes, for its [`Done`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Content {
+    pub(super) size_bytes: u64,
+    pub(super) through: Seq,
+    pub(super) digest: Option<Vec<u8>>,
+}
+
+impl Content {
+    /// As the outcome of the write that made `written`.
+    pub(super) fn written(self, written: Written) -> Done {
+        Done::Written {
+            etag: written.etag,
+            version: written.version,
+            size_bytes: self.size_bytes,
+            through: self.through,
+            digest: self.digest,
+        }
+    }
+}
+
+impl From<ObjectError> for Failure {
+    fn from(error: ObjectError) -> Self {
+        let endpoint = matches!(
+            error,
+            ObjectError::Unavailable { .. } | ObjectError::SlowDown | ObjectError::Denied(_) | ObjectError::NoSuchBucket(_)
+        );
+        Self { text: error.to_string(), endpoint, suspect: None }
+    }
+}
+
+impl From<BlobError> for Failure {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Fetch(FetchError::Object(error)) => error.into(),
+            error => Self { text: error.to_string(), endpoint: false, suspect: None },
+        }
+    }
+}
+
+/// Whether a read of a generation failed because its remote bytes are no longer there.
+pub(super) fn is_source_changed(error: &BlobError) -> bool {
+    matches!(error, BlobError::Fetch(FetchError::Changed | FetchError::Object(ObjectError::NotFound)))
+}
+
+impl Runner {
+    /// Runs anything but a delete.
+    pub(super) async fn run(&self, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
+        match op {
+            Op::PutBlob { blob, .. } => self.put_blob(subject, op, *blob, progress).await,
+            Op::PutBytes { key, body, attributes, .. } => {
+                self.pending.abandon(self, subject).await?;
+                let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, body);
+                let content = Content { size_bytes: body.len() as u64, ..Content::default() };
+                self.put(op, vec![body.clone()], Kin::Marked { mark: mark.clone(), known: Seq(0) }, &mark.on(attributes), content).await
+            }
+            Op::Copy { source, size_bytes, key, attributes, .. } => {
+                self.copy(subject, op, source, *size_bytes, key, attributes.as_ref(), progress).await
+            }
+            Op::Delete { .. } => Err(Failure { text: "a delete is not run alone".into(), endpoint: false, suspect: None }),
+        }
+    }
+
+    /// Whether a suspect happened: what became of it.
+    pub(super) async fn resolve(&self, suspect: &Suspect) -> Result<Option<Done>, Failure> {
+        self.counts.add("head");
+        let found = adopt::look(&*self.bucket, suspect.op.target()).await?;
+        let Some(kin) = &suspect.kin else {
+            return Ok(found.is_none().then_some(Done::Deleted));
+        };
+        match adopt::judge(&*self.bucket, found, suspect.op.expected(), kin).await? {
+            Verdict::Ours(written) => {
+                self.counts.add("adopted");
+                Ok(Some(suspect.content.clone().written(written)))
+            }
+            Verdict::Retry(_) | Verdict::Foreign(_) => Ok(None),
+        }
+    }
+
+    async fn put_blob(&self, subject: u64, op: &Op, blob: BlobId, progress: &Progress) -> Result<Done, Failure> {
+        let Op::PutBlob { key, attributes, base, unless_digest, .. } = op else {
+            return Err(Failure { text: "not an upload of a blob".into(), endpoint: false, suspect: None });
+        };
+        let known = self.blobs.info(blob).await?.clean_through;
+        let generation = self.blobs.freeze(blob).await?;
+        let mark = Mark::new(&self.gateway, subject, generation.seq, key, attributes, b"");
+        let kin = Kin::Marked { mark: mark.clone(), known };
+        let marked = mark.on(attributes);
+        if generation.len_bytes >= self.settings.multipart_threshold_bytes.max(1) {
+            return self.put_parts(subject, op, &generation, kin, &marked, base.as_ref(), unless_digest.as_deref(), progress).await;
+        }
+        self.pending.abandon(self, subject).await?;
+        progress.begin(0, generation.len_bytes);
+        let _room = self.budget.take(generation.len_bytes).await;
+        let slices = match generation.read(0..generation.len_bytes).await {
+            Err(error) if is_source_changed(&error) => return Ok(Done::SourceChanged),
+            slices => slices?,
+        };
+        let digest = digest::root(&digest::leaves(&slices).await);
+        let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: None };
+        if unless_digest.as_ref() == Some(&digest) {
+            self.counts.add("unchanged");
+            return Ok(Done::Unchanged { through: content.through, size_bytes: content.size_bytes });
+        }
+        self.put(op, slices, kin, &marked, Content { digest: Some(digest), ..content }).await
+    }
+
+    /// One `PutObject`.
+    async fn put(&self, op: &Op, slices: Vec<Bytes>, kin: Kin, attributes: &Attributes, content: Content) -> Result<Done, Failure> {
+        let body = Body(slices);
+        self.counts.add("put");
+        self.land(op, &Write::Put(&body, attributes), kin, content).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of Op::Copy")]
+    async fn copy(
+        &self,
+        subject: u64,
+        op: &Op,
+        source: &CopySource,
+        size_bytes: u64,
+        key: &str,
+        attributes: Option<&Attributes>,
+        progress: &Progress,
+    ) -> Result<Done, Failure> {
+        let content = Content { size_bytes, ..Content::default() };
+        let from = format!("{source:?}");
+        if size_bytes > self.bucket.capabilities().part_bytes_max {
+            return self.copy_parts(subject, op, source, attributes, content, progress).await;
+        }
+        self.pending.abandon(self, subject).await?;
+        self.counts.add("copy");
+        match attributes {
+            None => self.land(op, &Write::Copy(source, None), Kin::CopyOf(source.clone()), content).await,
+            Some(attributes) => {
+                let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, from.as_bytes());
+                let marked = mark.on(attributes);
+                let kin = Kin::Marked { mark, known: Seq(0) };
+                self.land(op, &Write::Copy(source, Some(&marked)), kin, content).await
+            }
+        }
+    }
+
+    /// Makes a write happen once, and says how it ended.
+    pub(super) async fn land(&self, op: &Op, write: &Write<'_>, kin: Kin, content: Content) -> Result<Done, Failure> {
+        match adopt::land(&*self.bucket, op.target(), write, op.expected(), &kin).await {
+            Ok(Landed::Written(written)) => Ok(content.written(written)),
+            Ok(Landed::Foreign(head)) => {
+                self.counts.add("conflict");
+                Ok(Done::Conflict(head))
+            }
+            Ok(Landed::SourceChanged) => Ok(Done::SourceChanged),
+            Ok(Landed::NoUpload) => Err(ObjectError::NoSuchUpload.into()),
+            Err(Lost { error, unknown }) => {
+                let suspect = unknown.then(|| Box::new(Suspect { op: op.clone(), kin: Some(kin), content }));
+                Err(Failure { suspect, ..error.into() })
+            }
+        }
+    }
+}
+
+impl Op {
+    /// What is expected at its key.
+    pub(super) fn expected(&self) -> &Expected {
+        match self {
+            Self::PutBlob { expected, .. }
+            | Self::PutBytes { expected, .. }
+            | Self::Copy { expected, .. }
+            | Self::Delete { expected, .. } => expected,
+        }
+    }
+
+    /// Whether the generation that it uploads, or the object that it copies, is its whole content.
+    pub(super) fn is_delete(&self) -> bool {
+        matches!(self, Self::Delete { .. })
+    }
+}
+
+/// All of a generation's changed ranges together are its whole content.
+pub(super) fn covers(generation: &Generation, changed: &[std::ops::Range<u64>]) -> bool {
+    matches!(changed, [all] if all.start == 0 && all.end >= generation.len_bytes)
+}
