@@ -24,7 +24,8 @@ use sha2::{Digest, Sha256};
 use super::{Expected, GENERATION_MARK};
 use crate::base::id::Seq;
 use crate::store::object::{
-    Attributes, Body, Capabilities, CopySource, ETag, Head, ObjectError, ObjectStore, Outcome, Part, Precondition, UploadId, Written,
+    Attributes, Body, Capabilities, CopySource, ETag, Head, ObjectError, ObjectStore, Outcome, Part, Precondition, UploadId,
+    Written,
 };
 
 /// How often one write is tried where answers contradict each other, before it counts as failed.

@@ -9,6 +9,7 @@
 //! Each key carries its ETag where the endpoint honours that; where not, each is looked at just before it goes. After a lost answer each is
 //! looked at: what is gone was deleted by us, for nobody else was expected there.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -77,101 +78,86 @@ impl Deletes {
 impl Runner {
     /// Deletes all of `ops`. The outcomes are in the same order.
     pub(super) async fn delete(&self, ops: &[&Op]) -> Vec<Result<Done, Failure>> {
-        let conditional = self.bucket.capabilities().conditional_delete;
-        let checked: Vec<Result<Check, Failure>> = stream::iter(ops.iter().copied())
-            .map(|op| async move {
-                match op.expected() {
-                    Expected::Anything => Ok(Check::Send(None)),
-                    Expected::Object(etag) if conditional => Ok(Check::Send(Some(etag.clone()))),
-                    _ => self.check(op).await,
-                }
-            })
-            .buffered(LOOKS)
-            .collect()
-            .await;
-        let keys: Vec<(String, Option<ETag>)> = ops
-            .iter()
-            .zip(&checked)
-            .filter_map(|(op, check)| match check {
-                Ok(Check::Send(etag)) => Some((op.target().to_owned(), etag.clone())),
-                _ => None,
-            })
-            .collect();
-        let sent = self.send(&keys).await;
-        stream::iter(ops.iter().copied().zip(checked))
-            .map(|(op, check)| {
-                let sent = &sent;
-                async move {
-                    match check? {
-                        Check::Done(done) => Ok(done),
-                        Check::Send(_) => self.outcome(op, sent).await,
-                    }
-                }
-            })
-            .buffered(LOOKS)
-            .collect()
-            .await
+        let checks: Vec<_> = ops.iter().map(|op| self.check(op)).collect();
+        let checked: Vec<Result<Check, Failure>> = stream::iter(checks).buffered(LOOKS).collect().await;
+        let mut keys = Vec::new();
+        for (op, check) in ops.iter().zip(&checked) {
+            if let Ok(Check::Send(etag)) = check {
+                keys.push((op.target().to_owned(), etag.clone()));
+            }
+        }
+        let failed = self.send(&keys).await;
+        let outcomes: Vec<_> = ops.iter().zip(checked).map(|(op, check)| self.outcome(op, check, &failed)).collect();
+        stream::iter(outcomes).buffered(LOOKS).collect().await
     }
 
-    /// What a look says before a delete that cannot carry a condition.
+    /// What is to be sent for one key; where the delete cannot carry its condition, a look decides.
     async fn check(&self, op: &Op) -> Result<Check, Failure> {
+        match op.expected() {
+            Expected::Anything => return Ok(Check::Send(None)),
+            Expected::Object(etag) if self.bucket.capabilities().conditional_delete => {
+                return Ok(Check::Send(Some(etag.clone())));
+            }
+            Expected::Object(_) | Expected::Absent => {}
+        }
         self.counts.add("head");
         let found = adopt::look(&*self.bucket, op.target()).await?;
         Ok(match found {
             None => Check::Done(Done::Deleted),
-            Some(head) if matches!(op.expected(), Expected::Object(etag) if head.etag.as_ref() == Some(etag)) => Check::Send(None),
+            Some(head) if matches!(op.expected(), Expected::Object(etag) if head.etag.as_ref() == Some(etag)) => {
+                Check::Send(None)
+            }
             Some(head) => Check::Done(Done::Conflict(Some(Box::new(head)))),
         })
     }
 
-    async fn send(&self, keys: &[(String, Option<ETag>)]) -> Result<Vec<(String, ObjectError)>, ObjectError> {
+    /// Sends deletes. Returns what failed, by key.
+    async fn send(&self, keys: &[(String, Option<ETag>)]) -> HashMap<String, ObjectError> {
         match keys {
-            [] => Ok(Vec::new()),
-            [(key, etag)] => {
-                self.counts.add("delete");
-                self.bucket.delete(key, etag.as_ref()).await.map(|()| Vec::new())
+            [] => return HashMap::new(),
+            [one] => return self.send_one(one).await.into_iter().collect(),
+            _ => self.counts.add("delete_many"),
+        }
+        match self.bucket.delete_many(keys).await {
+            Ok(failed) => failed.into_iter().collect(),
+            Err(ObjectError::Unsupported(_)) => {
+                let each: Vec<_> = keys.iter().map(|one| self.send_one(one)).collect();
+                let failed: Vec<_> = stream::iter(each).buffered(LOOKS).collect().await;
+                failed.into_iter().flatten().collect()
             }
-            keys => {
-                self.counts.add("delete_many");
-                match self.bucket.delete_many(keys).await {
-                    Err(ObjectError::Unsupported(_)) => Ok(self.send_each(keys).await),
-                    sent => sent,
-                }
-            }
+            Err(error) => keys.iter().map(|(key, _)| (key.clone(), error.clone())).collect(),
         }
     }
 
-    /// For endpoints without `DeleteObjects`.
-    async fn send_each(&self, keys: &[(String, Option<ETag>)]) -> Vec<(String, ObjectError)> {
-        let sent = stream::iter(keys).map(|(key, etag)| async move {
-            self.counts.add("delete");
-            self.bucket.delete(key, etag.as_ref()).await.err().map(|error| (key.clone(), error))
-        });
-        sent.buffered(LOOKS).filter_map(|failed| async move { failed }).collect().await
+    async fn send_one(&self, (key, etag): &(String, Option<ETag>)) -> Option<(String, ObjectError)> {
+        self.counts.add("delete");
+        self.bucket.delete(key, etag.as_ref()).await.err().map(|error| (key.clone(), error))
     }
 
     /// How the delete of one key ended.
-    async fn outcome(&self, op: &Op, sent: &Result<Vec<(String, ObjectError)>, ObjectError>) -> Result<Done, Failure> {
-        let error = match sent {
-            Ok(failed) => match failed.iter().find(|(key, _)| key == op.target()) {
-                None => return Ok(Done::Deleted),
-                Some((_, error)) => error.clone(),
-            },
-            Err(error) => error.clone(),
-        };
-        let open = error.outcome() == Outcome::Unknown || matches!(error, ObjectError::NotFound);
-        if !open {
+    async fn outcome(
+        &self,
+        op: &Op,
+        check: Result<Check, Failure>,
+        failed: &HashMap<String, ObjectError>,
+    ) -> Result<Done, Failure> {
+        if let Check::Done(done) = check? {
+            return Ok(done);
+        }
+        let Some(error) = failed.get(op.target()).cloned() else { return Ok(Done::Deleted) };
+        if error.outcome() == Outcome::Refused && !matches!(error, ObjectError::NotFound) {
             return Err(error.into());
         }
         self.counts.add("head");
-        let suspect = || Some(Box::new(Suspect { op: op.clone(), kin: None, content: Content::default() }));
-        match adopt::look(&*self.bucket, op.target()).await {
-            Ok(None) => Ok(Done::Deleted),
-            Ok(Some(head)) => match op.expected() {
-                Expected::Object(etag) if head.etag.as_ref() != Some(etag) => Ok(Done::Conflict(Some(Box::new(head)))),
-                _ => Err(Failure { suspect: suspect(), ..error.into() }),
-            },
-            Err(_) => Err(Failure { suspect: suspect(), ..error.into() }),
+        match (adopt::look(&*self.bucket, op.target()).await, op.expected()) {
+            (Ok(None), _) => Ok(Done::Deleted),
+            (Ok(Some(head)), Expected::Object(etag)) if head.etag.as_ref() != Some(etag) => {
+                Ok(Done::Conflict(Some(Box::new(head))))
+            }
+            _ => {
+                let suspect = Suspect { op: op.clone(), kin: None, content: Content::default() };
+                Err(Failure { suspect: Some(Box::new(suspect)), ..error.into() })
+            }
         }
     }
 }

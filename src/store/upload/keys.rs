@@ -160,10 +160,12 @@ mod tests {
         let (locks, log) = (Arc::new(KeyLocks::default()), Arc::new(Mutex::new(Vec::new())));
         let start = tokio::time::Instant::now();
         let tasks: Vec<_> = (0..5)
-            .map(|id| tokio::spawn({
-                let (locks, log) = (locks.clone(), log.clone());
-                async move { log_when_locked(locks, log, id, "k", &[]).await }
-            }))
+            .map(|id| {
+                tokio::spawn({
+                    let (locks, log) = (locks.clone(), log.clone());
+                    async move { log_when_locked(locks, log, id, "k", &[]).await }
+                })
+            })
             .collect();
         for task in tasks {
             task.await.unwrap();

@@ -143,7 +143,8 @@ impl Runner {
         }
         let parts = self.cut(generation.len_bytes, &changed, base.map_or(0, |_| generation.len_bytes))?;
         let mark = mark_of(&kin);
-        self.run_parts(Job { subject, op, generation: Some(generation), base, parts, kin, mark, attributes }, content, progress).await
+        self.run_parts(Job { subject, op, generation: Some(generation), base, parts, kin, mark, attributes }, content, progress)
+            .await
     }
 
     /// Copies an object that is too large for one `CopyObject`.
@@ -247,7 +248,8 @@ impl Runner {
         let done: HashMap<u32, String> = state.parts.iter().cloned().collect();
         let there = |number: u32| done.contains_key(&number);
         let numbered = || (1_u32..).zip(&job.parts);
-        let sizes = |wanted: bool| numbered().filter(|(n, _)| !wanted || there(*n)).map(|(_, part)| range::len(&part.range)).sum();
+        let sizes =
+            |wanted: bool| numbered().filter(|(n, _)| !wanted || there(*n)).map(|(_, part)| range::len(&part.range)).sum();
         progress.begin(sizes(true), sizes(false));
         let digestible = done.is_empty()
             && job.parts.iter().all(|part| !part.copied)
@@ -278,7 +280,8 @@ impl Runner {
         if digestible {
             content.digest = Some(digest::root(leaves.iter().flatten()));
         }
-        let mut parts: Vec<Part> = state.parts.iter().map(|(number, etag)| Part { number: *number, etag: ETag(etag.clone()) }).collect();
+        let mut parts: Vec<Part> =
+            state.parts.iter().map(|(number, etag)| Part { number: *number, etag: ETag(etag.clone()) }).collect();
         parts.sort_by_key(|part| part.number);
         Ok((state, parts))
     }

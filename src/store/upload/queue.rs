@@ -287,8 +287,8 @@ impl Queue {
         if self.moves != look.moves || self.jobs.get(&subject).is_some_and(|job| job.wakes != look.wakes) {
             return self.leave(subject, now);
         }
-        let waits = other != subject
-            && self.jobs.get(&other).is_some_and(|job| !matches!(job.state, State::Settled | State::Sweeping));
+        let waits =
+            other != subject && self.jobs.get(&other).is_some_and(|job| !matches!(job.state, State::Settled | State::Sweeping));
         let hurry = self.jobs.get_mut(&subject).and_then(|job| job.hurry.take());
         self.leave(subject, now + if waits { PARKED } else { UNPARKED });
         let Some(job) = self.jobs.get_mut(&subject) else { return };

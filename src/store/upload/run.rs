@@ -107,7 +107,8 @@ impl Runner {
                 self.pending.abandon(self, subject).await?;
                 let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, body);
                 let content = Content { size_bytes: body.len() as u64, ..Content::default() };
-                self.put(op, vec![body.clone()], Kin::Marked { mark: mark.clone(), known: Seq(0) }, &mark.on(attributes), content).await
+                self.put(op, vec![body.clone()], Kin::Marked { mark: mark.clone(), known: Seq(0) }, &mark.on(attributes), content)
+                    .await
             }
             Op::Copy { source, size_bytes, key, attributes, .. } => {
                 self.copy(subject, op, source, *size_bytes, key, attributes.as_ref(), progress).await
@@ -142,7 +143,9 @@ impl Runner {
         let kin = Kin::Marked { mark: mark.clone(), known };
         let marked = mark.on(attributes);
         if generation.len_bytes >= self.settings.multipart_threshold_bytes.max(1) {
-            return self.put_parts(subject, op, &generation, kin, &marked, base.as_ref(), unless_digest.as_deref(), progress).await;
+            return self
+                .put_parts(subject, op, &generation, kin, &marked, base.as_ref(), unless_digest.as_deref(), progress)
+                .await;
         }
         self.pending.abandon(self, subject).await?;
         progress.begin(0, generation.len_bytes);
@@ -161,7 +164,14 @@ impl Runner {
     }
 
     /// One `PutObject`.
-    async fn put(&self, op: &Op, slices: Vec<Bytes>, kin: Kin, attributes: &Attributes, content: Content) -> Result<Done, Failure> {
+    async fn put(
+        &self,
+        op: &Op,
+        slices: Vec<Bytes>,
+        kin: Kin,
+        attributes: &Attributes,
+        content: Content,
+    ) -> Result<Done, Failure> {
         let body = Body(slices);
         self.counts.add("put");
         self.land(op, &Write::Put(&body, attributes), kin, content).await
