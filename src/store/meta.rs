@@ -22,10 +22,12 @@ pub mod codec;
 pub mod rows;
 
 mod backend;
+mod ballast;
 mod cache;
 mod memory;
 mod order;
 mod overlay;
+mod sqlite;
 mod tally;
 
 #[cfg(test)]
@@ -109,7 +111,10 @@ impl Meta {
     /// `Refused`, `Failed`.
     pub async fn open(place: Place) -> Result<Self, MetaError> {
         let (backend, loaded): (Box<dyn Backend>, Loaded) = match place {
-            Place::File(path) => todo!("{}", path.display()),
+            Place::File(path) => {
+                let (database, loaded) = sqlite::Database::open(&path).await?;
+                (Box::new(database), loaded)
+            }
             Place::Memory(database) => {
                 let loaded = database.load();
                 (Box::new(database), loaded)
@@ -373,6 +378,14 @@ impl Meta {
     /// Whether the disk has so little room that shares should turn read-only until it has more.
     pub fn below_floor(&self) -> bool {
         self.backend.below_floor()
+    }
+
+    /// Looks through the whole database for damage, which a start does only where that is quick.
+    ///
+    /// # Errors
+    /// `Refused` where there is any; `Failed`.
+    pub async fn check(&self) -> Result<(), MetaError> {
+        self.backend.check().await
     }
 
     /// Closes the database, so that the next start need not look for damage. What is staged is not applied.

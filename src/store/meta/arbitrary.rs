@@ -72,7 +72,7 @@ fn option(random: &mut Rng) -> Option<String> {
     random.bool().then(|| key(random))
 }
 
-fn node(random: &mut Rng) -> NodeRow {
+pub(super) fn node(random: &mut Rng) -> NodeRow {
     NodeRow {
         node: node_id(random),
         owner: owner(random),

@@ -44,6 +44,9 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Whether the disk has too little room to go on writing for long.
     fn below_floor(&self) -> bool;
 
+    /// Looks through everything for damage.
+    async fn check(&self) -> Result<(), MetaError>;
+
     /// Everything is written and closed; later calls may fail.
     async fn close(&self);
 }

@@ -189,5 +189,9 @@ impl Backend for Arc<MemoryDatabase> {
         self.0.lock().failures > 0
     }
 
+    async fn check(&self) -> Result<(), MetaError> {
+        Ok(())
+    }
+
     async fn close(&self) {}
 }

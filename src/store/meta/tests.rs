@@ -1,6 +1,10 @@
 //! The metadata against a model, over both back ends; and what the model cannot see: races, damage, speed.
 
+mod disk;
 mod model;
+mod race;
+
+use std::path::Path;
 
 use super::*;
 
@@ -79,6 +83,16 @@ async fn replay_in_any_order_ends_with_the_highest_number() {
     meta.stage(Seq(2), vec![put(value("b", 2))]);
     assert_eq!(meta.get(&Key::Value("a".into())).await.unwrap(), Some(value("a", 3)));
     assert_eq!(meta.get(&Key::Value("b".into())).await.unwrap(), Some(value("b", 1)), "2 is below what is applied");
+}
+
+/// What is in a database's files at this moment, as a process that dies leaves it.
+fn copy(from: &Path, to: &Path) {
+    for suffix in ["", "-wal"] {
+        let name = format!("meta.db{suffix}");
+        if from.join(&name).exists() {
+            std::fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+    }
 }
 
 /// A directory of which the database, and what is staged over it, have different halves.

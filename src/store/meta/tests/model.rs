@@ -18,12 +18,15 @@ struct Applied {
 /// Where the database of a test is.
 enum Ground {
     Memory(Arc<MemoryDatabase>),
+    /// A directory for each life, since a database that is still open does not let go of its files.
+    File(Vec<tempfile::TempDir>),
 }
 
 impl Ground {
     async fn open(&self) -> Meta {
         match self {
             Self::Memory(database) => Meta::open(Place::Memory(database.clone())).await.unwrap(),
+            Self::File(lives) => Meta::open(Place::File(lives.last().unwrap().path().join("meta.db"))).await.unwrap(),
         }
     }
 
@@ -31,6 +34,11 @@ impl Ground {
     fn crash(&mut self, random: &mut fastrand::Rng) {
         match self {
             Self::Memory(database) => database.power_loss(random.u64(..)),
+            Self::File(lives) => {
+                let next = tempfile::tempdir().unwrap();
+                copy(lives.last().unwrap().path(), next.path());
+                lives.push(next);
+            }
         }
     }
 }
@@ -294,6 +302,17 @@ impl World {
                 assert_eq!(self.meta.owners().await.unwrap(), model);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn sqlite_is_as_the_model() {
+    for seed in 0..12 {
+        let mut world = World::new(seed, Ground::File(vec![tempfile::tempdir().unwrap()])).await;
+        for _ in 0..200 {
+            world.step().await;
+        }
+        world.check_all().await;
     }
 }
 
