@@ -17,6 +17,7 @@ pub(crate) mod conformance;
 pub mod fault;
 pub mod layer;
 pub mod limit;
+pub mod local;
 pub mod memory;
 pub mod meter;
 pub mod retry;
