@@ -50,7 +50,9 @@ pub use intake::{Content, Expected, Intake};
 pub use listing::{KeyPage, KeyQuery, Version, VersionPage, VersionQuery};
 pub use multipart::{Begin, Complete, NamedPart, PartInfo, UploadInfo, UploadPage, UploadQuery};
 pub use read::{ByteStream, Conditions, Opened, RangeSpec};
-pub use types::{BucketInfo, Deleted, Headers, MetadataDirective, ObjectInfo, Requirement, Source, Stored, VersionId, Versioning};
+pub use types::{
+    BucketInfo, Deleted, Headers, MetadataDirective, ObjectInfo, Requirement, Source, Stored, VersionId, Versioning,
+};
 pub use write::{Copy, Put};
 
 use parking_lot::Mutex;
@@ -176,6 +178,9 @@ pub enum LocalError {
     /// The body is not what its checksum says.
     #[error("the body does not match its {0}")]
     BadDigest(&'static str),
+    /// A copy of an object to itself that changes nothing.
+    #[error("a copy of an object to itself must change its metadata or storage class")]
+    CopyToItself,
     /// The source of a copy was replaced or removed meanwhile (409).
     #[error("the source of the copy changed meanwhile")]
     SourceChanged,

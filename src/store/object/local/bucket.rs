@@ -210,8 +210,7 @@ impl ObjectStore for Bucket {
     }
 
     async fn multipart_begin(&self, key: &str, attributes: &Attributes) -> Result<UploadId, ObjectError> {
-        let begin =
-            Begin { bucket: self.name.clone(), key: key.into(), headers: headers(attributes)?, ..Begin::default() };
+        let begin = Begin { bucket: self.name.clone(), key: key.into(), headers: headers(attributes)?, ..Begin::default() };
         Ok(UploadId(self.local.begin(begin).await?))
     }
 
@@ -246,11 +245,8 @@ impl ObjectStore for Bucket {
         precondition: &Precondition,
     ) -> Result<Written, ObjectError> {
         let named = |part: &Part| NamedPart { number: part.number, etag: part.etag.0.clone(), checksums: Vec::new() };
-        let complete = Complete {
-            parts: parts.iter().map(named).collect(),
-            requirement: requirement(precondition),
-            ..Complete::default()
-        };
+        let complete =
+            Complete { parts: parts.iter().map(named).collect(), requirement: requirement(precondition), ..Complete::default() };
         self.local.complete(&self.name, key, &upload.0, complete).await.map(written).map_err(target)
     }
 
@@ -301,6 +297,7 @@ impl From<LocalError> for ObjectError {
             | LocalError::EntityTooSmall(_)
             | LocalError::EntityTooLarge
             | LocalError::MetadataTooLarge
+            | LocalError::CopyToItself
             | LocalError::InvalidRange(_)
             | LocalError::InvalidArgument(_)
             | LocalError::InvalidTag(_) => Self::Invalid(text),

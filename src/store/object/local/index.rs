@@ -108,7 +108,7 @@ impl Writer {
         self.buckets_changed = false;
     }
 
-     fn bucket(&self, name: &str) -> Result<BucketInfo, LocalError> {
+    fn bucket(&self, name: &str) -> Result<BucketInfo, LocalError> {
         self.buckets.get(name).cloned().ok_or_else(|| LocalError::NoSuchBucket(name.into()))
     }
 }
@@ -245,7 +245,9 @@ impl<C: Change> Job for Pending<C> {
 fn failed(error: sqlx::Error) -> LocalError {
     match &error {
         sqlx::Error::PoolClosed => LocalError::Closed,
-        sqlx::Error::Database(cause) if matches!(cause.code().as_deref(), Some("11" | "26")) => LocalError::Damaged(cause.to_string()),
+        sqlx::Error::Database(cause) if matches!(cause.code().as_deref(), Some("11" | "26")) => {
+            LocalError::Damaged(cause.to_string())
+        }
         _ => LocalError::Disk(error.to_string()),
     }
 }

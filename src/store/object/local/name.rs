@@ -36,7 +36,8 @@ mod tests {
         for good in ["abc", "my-bucket.v2", "0a1", &"a".repeat(63)] {
             assert_eq!(check_bucket(good), Ok(()), "{good}");
         }
-        for bad in ["ab", "Abc", "a_b", "-ab", "ab-", "a..b", "192.168.1.1", "xn--abc", "abc-s3alias", "a/b", "", &"a".repeat(64)] {
+        for bad in ["ab", "Abc", "a_b", "-ab", "ab-", "a..b", "192.168.1.1", "xn--abc", "abc-s3alias", "a/b", "", &"a".repeat(64)]
+        {
             assert!(check_bucket(bad).is_err(), "{bad}");
         }
     }

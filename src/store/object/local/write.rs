@@ -50,13 +50,24 @@ pub struct Copy {
     pub algorithm: Option<Algorithm>,
 }
 
+impl Copy {
+    /// An old version of an object may be copied onto the latest.
+    fn changes_nothing(&self, source: &Headers) -> bool {
+        let itself = self.source.bucket == self.bucket && self.source.key == self.key && self.source.version.is_none();
+        let same_class = self.storage_class.is_none() || self.storage_class == source.storage_class;
+        itself && same_class && matches!(self.directive, MetadataDirective::Copy)
+    }
+}
+
 /// Refuses tags that S3 does not allow.
 pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), LocalError> {
     let (count, key_chars, value_chars) = TAGS_MAX;
     if tags.len() > count {
         return Err(LocalError::InvalidTag(format!("an object has at most {count} tags")));
     }
-    let long = |(key, value): (&String, &String)| key.is_empty() || key.chars().count() > key_chars || value.chars().count() > value_chars;
+    let long = |(key, value): (&String, &String)| {
+        key.is_empty() || key.chars().count() > key_chars || value.chars().count() > value_chars
+    };
     if tags.iter().any(long) { Err(LocalError::InvalidTag("a tag is empty or too long".into())) } else { Ok(()) }
 }
 
@@ -125,6 +136,9 @@ impl Local {
         let info = source.info.clone();
         if info.size_bytes > BODY_BYTES_MAX {
             return Err(LocalError::EntityTooLarge);
+        }
+        if copy.changes_nothing(&info.headers) {
+            return Err(LocalError::CopyToItself);
         }
         let mut headers = match &copy.directive {
             MetadataDirective::Copy => Headers { website_redirect: None, ..info.headers },

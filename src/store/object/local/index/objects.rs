@@ -83,7 +83,8 @@ impl Writer {
         let sql = "SELECT id, is_null, etag FROM objects INDEXED BY objects_live WHERE bucket = ? AND key = ? AND live = 1";
         let query = sqlx::query(sql).bind(bucket.id).bind(key.as_bytes());
         let row = query.fetch_optional(&mut self.conn).await.map_err(failed)?;
-        let read = |row: sqlx::sqlite::SqliteRow| Ok(Live { id: row.try_get(0)?, is_null: row.try_get(1)?, etag: row.try_get(2)? });
+        let read =
+            |row: sqlx::sqlite::SqliteRow| Ok(Live { id: row.try_get(0)?, is_null: row.try_get(1)?, etag: row.try_get(2)? });
         row.map(read).transpose().map_err(failed)
     }
 
@@ -197,7 +198,8 @@ impl Writer {
 
     async fn insert_marker(&mut self, bucket: &BucketInfo, key: &str, now_ns: i64) -> Result<VersionId, LocalError> {
         let is_null = bucket.versioning != Versioning::Enabled;
-        let sql = "INSERT INTO objects (bucket, key, live, is_null, marker, size_bytes, etag, modified_ns, headers, checksums, tags)
+        let sql =
+            "INSERT INTO objects (bucket, key, live, is_null, marker, size_bytes, etag, modified_ns, headers, checksums, tags)
             VALUES (?, ?, 0, ?, 1, 0, '', ?, '', '', '') RETURNING id";
         let query = sqlx::query_scalar(sql).bind(bucket.id).bind(key.as_bytes()).bind(is_null).bind(now_ns);
         let id: i64 = query.fetch_one(&mut self.conn).await.map_err(failed)?;
@@ -286,7 +288,12 @@ impl Change for Retag {
 
 impl Index {
     /// A version of a key, else the latest; markers too.
-    pub async fn find(&self, bucket: &BucketInfo, key: &str, version: Option<VersionId>) -> Result<Option<ObjectRow>, LocalError> {
+    pub async fn find(
+        &self,
+        bucket: &BucketInfo,
+        key: &str,
+        version: Option<VersionId>,
+    ) -> Result<Option<ObjectRow>, LocalError> {
         let query = match version {
             None => sqlx::query(select_object!("bucket = ? AND key = ? ORDER BY id DESC LIMIT 1")),
             Some(VersionId::Null) => sqlx::query(select_object!("bucket = ? AND key = ? AND is_null = 1")),

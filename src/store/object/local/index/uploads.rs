@@ -156,7 +156,8 @@ impl Change for PutPart {
         let old = query.fetch_optional(&mut writer.conn).await.map_err(failed)?;
         let old: Vec<_> = old.map(|bytes| Extents::decode(&bytes)).transpose()?.into_iter().collect();
         writer.rebalance(std::slice::from_ref(&new.extents), &old).await?;
-        let sql = "INSERT INTO parts (upload, number, size_bytes, etag, modified_ns, checksums, extents) VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let sql =
+            "INSERT INTO parts (upload, number, size_bytes, etag, modified_ns, checksums, extents) VALUES (?, ?, ?, ?, ?, ?, ?)";
         let query = sqlx::query(sql).bind(upload).bind(new.number).bind(new.size_bytes.cast_signed()).bind(&new.etag);
         let query = query.bind(new.modified_ns).bind(row::to_json(&new.checksums)?).bind(new.extents.encode());
         query.execute(&mut writer.conn).await.map_err(failed)?;
@@ -261,7 +262,10 @@ fn object_checksums(upload: &UploadRow, parts: &[&PartRow]) -> Checksums {
     let Some(algorithm) = upload.algorithm else { return Checksums::default() };
     let values: Vec<_> = parts.iter().map(|part| (part.checksums.get(algorithm), part.size_bytes)).collect();
     let value = combine(algorithm, upload.full_object, &values);
-    Checksums { composite: value.is_some() && !upload.full_object, values: value.map(|value| (algorithm, value)).into_iter().collect() }
+    Checksums {
+        composite: value.is_some() && !upload.full_object,
+        values: value.map(|value| (algorithm, value)).into_iter().collect(),
+    }
 }
 
 /// Forgets an upload and its parts.
