@@ -226,7 +226,7 @@ impl Fit {
                 continue;
             }
             if let Some(plain) = metadata_name(name, value)
-                && self.has_room(plain.len() + value.len() + reference_bytes)
+                && self.has_room(plain.len() + value.len() + XATTRS.len() + list.len() + reference_bytes)
             {
                 self.force(plain, String::from_utf8_lossy(value).into_owned());
                 continue;

@@ -56,7 +56,8 @@ fn type_bits_of_every_kind() {
     assert_eq!(of(NodeKind::Fifo, 0o600), "0010600");
     assert_eq!(of(NodeKind::Socket, 0o600), "0140600");
     assert_eq!(of(NodeKind::File, 0o4755), "0104755");
-    for kind in [NodeKind::Fifo, NodeKind::CharDevice, NodeKind::BlockDevice, NodeKind::File, NodeKind::Symlink, NodeKind::Socket] {
+    for kind in [NodeKind::Fifo, NodeKind::CharDevice, NodeKind::BlockDevice, NodeKind::File, NodeKind::Symlink, NodeKind::Socket]
+    {
         let read = read(&[("file-permissions", &of(kind, 0o640))]);
         assert_eq!((read.kind, read.mode), (kind, 0o640));
     }
