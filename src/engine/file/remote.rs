@@ -1,0 +1,237 @@
+//! The bucket's side of a share: what it keeps in memory, its tasks, and the hooks that the verbs call.
+//!
+//! What lives here: [`Remote`]; [`Share::start_remote`] and its end; [`Share::unsettle`] and its kin. What is to be uploaded is in `settle.rs`, what
+//! others wrote in `refresh.rs`, renamed directories in `moves.rs`.
+//!
+//! Invariant: nothing here is needed after a restart. What must survive is in rows: jobs, moves, objects.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::id::NodeId;
+use crate::engine::file::VfsError;
+use crate::store::blob::Batch;
+use crate::store::meta::{JobRow, Key, NodeRow, Row};
+
+use super::keys::Strange;
+use super::moves::Moves;
+use super::refresh::Listings;
+use super::settle::{DIRECTORY_QUIET, Settler};
+use super::share::{Share, Why};
+
+/// What the bucket's side keeps in memory.
+#[derive(Default)]
+pub(super) struct Remote {
+    pub(super) listings: Listings,
+    pub(super) moves: Moves,
+    /// Keys that no path can name.
+    pub(super) strange: Strange,
+    /// Open files that are to be published as they are.
+    pub(super) published: Mutex<HashSet<NodeId>>,
+    /// Nodes that somebody waits for: their quiet time is over.
+    pub(super) urgent: Mutex<Urgent>,
+    /// When something below a key prefix was deleted here, nanoseconds since the Unix epoch.
+    pub(super) deleted: Deleted,
+    stop: CancellationToken,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+/// Who does not wait for quiet.
+#[derive(Default)]
+pub(super) struct Urgent {
+    /// Drains under way: nobody does.
+    drains: usize,
+    /// These do not: how many wait for each.
+    nodes: HashMap<NodeId, u32>,
+}
+
+impl Urgent {
+    fn release(&mut self, node: NodeId) {
+        if let Some(count) = self.nodes.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.nodes.remove(&node);
+            }
+        }
+    }
+}
+
+/// Prefixes below which an object was deleted lately: a listing asked for earlier may still show them.
+pub(super) struct Deleted(moka::sync::Cache<String, i64>);
+
+impl Default for Deleted {
+    fn default() -> Self {
+        Self(moka::sync::Cache::builder().max_capacity(20_000).time_to_live(Duration::from_secs(900)).build())
+    }
+}
+
+impl Deleted {
+    /// An object was deleted at `now_ns`.
+    pub(super) fn note(&self, key: &str, now_ns: i64) {
+        for (at, _) in key.match_indices('/') {
+            self.0.insert(key[..=at].to_owned(), now_ns);
+        }
+    }
+
+    /// Whether something below `prefix` was deleted after `since_ns`.
+    pub(super) fn since(&self, prefix: &str, since_ns: i64) -> bool {
+        self.0.get(prefix).is_some_and(|at| at >= since_ns)
+    }
+}
+
+impl Remote {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether a node's quiet time counts for nothing now.
+    pub(super) fn is_urgent(&self, node: NodeId) -> bool {
+        let urgent = self.urgent.lock();
+        urgent.drains > 0 || urgent.nodes.contains_key(&node)
+    }
+
+    /// Whether an open file is to be uploaded as it is.
+    pub(super) fn is_published(&self, node: NodeId) -> bool {
+        self.published.lock().contains(&node) || self.urgent.lock().nodes.contains_key(&node)
+    }
+}
+
+impl Share {
+    /// Takes up the jobs and moves of an earlier life and starts the tasks. After the owner is registered with the blobs.
+    ///
+    /// # Errors
+    /// `Io` of the metadata.
+    pub(super) async fn start_remote(self: &Arc<Self>) -> Result<(), VfsError> {
+        self.load_moves().await?;
+        let planner = Arc::new(Settler::new(self));
+        self.uploader.register(self.owner, &self.gateway, self.bucket.clone(), planner).await?;
+        let mut tasks = self.remote.tasks.lock().await;
+        let stop = self.remote.stop.clone();
+        let (mover, stop_mover) = (Self::run_moves(Arc::downgrade(self)), stop.clone());
+        tasks.spawn(async move { stop_mover.run_until_cancelled(mover).await.unwrap_or(()) });
+        let publisher = Self::run_publisher(Arc::downgrade(self), self.blobs.pressure());
+        tasks.spawn(async move { stop.run_until_cancelled(publisher).await.unwrap_or(()) });
+        Ok(())
+    }
+
+    /// Ends the tasks; running uploads end first. What is not done is in the rows.
+    pub(super) async fn stop_remote(&self) {
+        self.remote.stop.cancel();
+        let mut tasks = self.remote.tasks.lock().await;
+        while tasks.join_next().await.is_some() {}
+        self.uploader.unregister(self.owner).await;
+    }
+
+    /// Adds the node's job to a batch that changes it.
+    pub(super) fn unsettle(&self, batch: &mut Batch, node: &NodeRow, why: Why) {
+        self.unsettle_id(batch, node.node, why);
+    }
+
+    /// As [`Self::unsettle`], also for a node that is gone.
+    pub(super) fn unsettle_id(&self, batch: &mut Batch, node: NodeId, why: Why) {
+        let now = self.now_ns();
+        let delay = if why == Why::Implicit { self.settings.upload_delay.max(DIRECTORY_QUIET) } else { self.settings.upload_delay };
+        let due = now.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
+        let row = match self.meta().try_get(&self.job_key(node)) {
+            Some(Some(Row::Job(job))) => JobRow { not_before_ns: due.min(job.not_before_ns), ..job },
+            _ => JobRow {
+                owner: self.owner,
+                subject: node.0,
+                since_ns: now,
+                not_before_ns: due,
+                attempts: 0,
+                error: String::new(),
+                multipart: Vec::new(),
+                note: Vec::new(),
+            },
+        };
+        batch.put(Row::Job(row));
+    }
+
+    /// After the batch was applied, or the last writer closed: the uploader looks at the node's job.
+    pub(super) fn settle_soon(&self, node: NodeId) {
+        match self.meta().try_get(&self.job_key(node)) {
+            Some(Some(Row::Job(job))) => self.uploader.wake(self.owner, node.0, job.not_before_ns),
+            Some(_) => {}
+            None => self.uploader.wake(self.owner, node.0, self.now_ns()),
+        }
+    }
+
+    /// Before the first write that makes a clean file dirty: its job is in the log before its data.
+    pub(super) async fn unsettle_content(&self, node: NodeId) -> Result<(), VfsError> {
+        let mut batch = Batch::new();
+        self.unsettle_id(&mut batch, node, Why::Content);
+        self.blobs.apply(self.owner, batch).await?;
+        self.settle_soon(node);
+        Ok(())
+    }
+
+    /// Whether the node has a job.
+    pub(super) async fn has_job(&self, node: NodeId) -> Result<bool, VfsError> {
+        let key = self.job_key(node);
+        Ok(match self.meta().try_get(&key) {
+            Some(known) => known.is_some(),
+            None => self.meta().get(&key).await?.is_some(),
+        })
+    }
+
+    pub(super) fn job_key(&self, node: NodeId) -> Key {
+        Key::Job(self.owner, node.0)
+    }
+
+    /// Gives a node a job from a place that may not change anything itself.
+    pub(super) fn kick(&self, node: NodeId) {
+        let Some(share) = self.this.upgrade() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = share.unsettle_content(node).await {
+                tracing::warn!(%node, %error, "a node could not be given a job");
+            }
+        });
+    }
+
+    /// Everything that was changed before this call is in S3: `false` where `limit` came first.
+    pub async fn drain(&self, limit: Option<Duration>) -> bool {
+        self.remote.urgent.lock().drains += 1;
+        let _over = Guarded(|| self.remote.urgent.lock().drains -= 1);
+        let work = async {
+            loop {
+                if !self.uploader.drain(self.owner, limit).await {
+                    return false;
+                }
+                if self.remote.moves.is_idle() {
+                    return true;
+                }
+                self.remote.moves.changed().await;
+            }
+        };
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or(false),
+            None => work.await,
+        }
+    }
+
+    /// One node is in S3, as far as it was changed before this call: `commit` with `durability = "remote"`.
+    ///
+    /// # Errors
+    /// `Unavailable` in the words of its job's last failure.
+    pub(super) async fn settle_now(&self, node: NodeId) -> Result<(), VfsError> {
+        *self.remote.urgent.lock().nodes.entry(node).or_default() += 1;
+        let _over = Guarded(|| self.remote.urgent.lock().release(node));
+        let limit = self.settings.remote_timeout;
+        self.uploader.finish(self.owner, node.0, limit).await.map_err(VfsError::Unavailable)
+    }
+}
+
+/// Runs something when it is dropped, also where the future that has it is.
+struct Guarded<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Guarded<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

@@ -1,0 +1,448 @@
+//! What is to be uploaded: the difference between what a node is and what the bucket has of it, one operation at a time.
+//!
+//! What lives here: [`Settler`], the planner of the upload queue for files; [`View`], everything that a plan is made from; the order of the steps.
+//! Beside it: `settle/quiet.rs` (when), `settle/occupied.rs` (whose key it is), `settle/outcome.rs` (what follows from an operation).
+//!
+//! A plan depends on rows alone: the node, its names, its objects, its blob. The steps, each only where something is missing:
+//! 1. nothing while the node is not quiet, or its bytes are dirty and somebody has it open for writing;
+//! 2. what the object will refer to: overflow, link group;
+//! 3. dirty bytes, or bytes that S3 has nowhere: `PutBlob` at a key that the names give (its attributes go along);
+//! 4. the other keys that the names give: `Copy` from the node's own object;
+//! 5. attributes that differ: `Copy` in place, or `PutBytes` for what has no bytes of its own;
+//! 6. objects at keys that the names do not give: `Delete`.
+//!
+//! So a rename is 4 and 6, a new file 3, a chmod 5, a removed file 6, and create + write + chmod + rename within the delay is 3 at the final key.
+//!
+//! Invariants:
+//! - The *source* of a node is the object that its blob's remote bytes are in. It is overwritten or deleted only when the blob has another.
+//! - A key that another node's source is at is waited for. Where nodes wait in a circle (a swap of names) the one with the
+//!   smallest number copies itself to `.tidegate/moving/` first.
+//! - A node that is removed while it is open keeps its source; its objects are deleted after the last close.
+//! - A node created anew at the key of a removed one overwrites its object: one version, no delete.
+
+mod occupied;
+mod outcome;
+mod quiet;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::base::id::{NodeId, Seq};
+use crate::engine::file::{NodeKind, VfsError};
+use crate::store::blob::{Batch, BlobError, BlobInfo, FetchError};
+use crate::store::meta::{Key, NodeRow, ObjectRow, Row};
+use crate::store::object::{Attributes, CopySource, ETag, ObjectError, Outcome};
+use crate::store::upload::{Done, Expected, Op, Plan, Planner};
+
+use super::attributes::{self, Posix, Rules};
+use super::handle::Opens;
+use super::keys::{self, Desired};
+use super::layout::Source;
+use super::overflow;
+use super::refresh::FLAG_IMPLIED;
+use super::share::{FLAG_ATTRIBUTES_UNKNOWN, FLAG_XATTRS, Share};
+use occupied::Spot;
+
+/// How long a directory whose entries change is left alone before its marker is written again.
+pub(super) const DIRECTORY_QUIET: Duration = Duration::from_secs(15);
+
+/// The planner of one share.
+pub(super) struct Settler(Weak<Share>);
+
+impl Settler {
+    pub(super) fn new(share: &Arc<Share>) -> Self {
+        Self(Arc::downgrade(share))
+    }
+}
+
+#[async_trait]
+impl Planner for Settler {
+    async fn plan(&self, subject: u64) -> Result<Plan, BlobError> {
+        match self.0.upgrade() {
+            Some(share) => share.plan(NodeId(subject)).await.map_err(words),
+            None => Ok(Plan::Wait(i64::MAX)),
+        }
+    }
+
+    async fn done(&self, subject: u64, op: &Op, done: &Done, batch: &mut Batch) -> Result<(), BlobError> {
+        match self.0.upgrade() {
+            Some(share) => share.record(NodeId(subject), op, done, batch).await.map_err(words),
+            None => Err(words(VfsError::Stale)),
+        }
+    }
+
+    fn applied(&self, subject: u64, op: &Op, done: &Done) {
+        if let Some(share) = self.0.upgrade() {
+            share.recorded(NodeId(subject), op, done);
+        }
+    }
+}
+
+/// A failed plan in the words that `status` shows.
+fn words(error: VfsError) -> BlobError {
+    let reason = error.to_string();
+    BlobError::Fetch(FetchError::Object(ObjectError::Unavailable { reason, outcome: Outcome::Refused }))
+}
+
+/// Everything about a node that a plan is made from.
+pub(super) struct View {
+    pub(super) id: NodeId,
+    /// `None`: it is gone.
+    pub(super) row: Option<NodeRow>,
+    /// The keys that its names give it; of a directory only where it needs a marker.
+    pub(super) desired: Vec<Desired>,
+    /// What the bucket has of it.
+    pub(super) objects: Vec<ObjectRow>,
+    /// Its bytes.
+    pub(super) info: Option<BlobInfo>,
+    pub(super) opens: Opens,
+}
+
+impl View {
+    /// Whether it has a name.
+    pub(super) fn is_alive(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| row.links > 0)
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.info.as_ref().is_some_and(BlobInfo::is_dirty)
+    }
+
+    pub(super) fn object(&self, key: &str) -> Option<&ObjectRow> {
+        self.objects.iter().find(|object| object.key == key)
+    }
+
+    pub(super) fn desires(&self, key: &str) -> bool {
+        self.desired.iter().any(|desired| desired.key == key)
+    }
+
+    fn attributes_unknown(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| row.flags & FLAG_ATTRIBUTES_UNKNOWN != 0)
+    }
+
+    /// The object that the node's bytes (or, while they are unknown, its attributes) are in.
+    pub(super) fn source(&self, prefix: &str) -> Option<&ObjectRow> {
+        match &self.info {
+            Some(info) => {
+                let source = Source::decode(&info.source)?;
+                self.objects.iter().find(|object| object.key == source.key && object.etag == source.etag)
+            }
+            None if self.attributes_unknown() => self.objects.iter().find(|object| !keys::is_hidden(prefix, &object.key)),
+            None => None,
+        }
+    }
+
+    /// Whether what the node is can only be had from the object at `key`.
+    pub(super) fn reads(&self, key: &str, prefix: &str) -> bool {
+        let needed = self.is_alive() || (self.row.is_some() && self.opens.handles > 0);
+        needed && self.source(prefix).is_some_and(|source| source.key == key)
+    }
+}
+
+/// A desired key and the attributes that its object is to have.
+struct Dressed<'a> {
+    desired: &'a Desired,
+    attributes: Attributes,
+    digest: u64,
+}
+
+impl Share {
+    /// What names and dresses this share's objects.
+    pub(super) fn rules(&self) -> Rules {
+        let settings = &self.settings;
+        Rules {
+            file_mode: settings.file_mode,
+            dir_mode: settings.dir_mode,
+            uid: settings.uid,
+            gid: settings.gid,
+            guess_mime: settings.guess_mime,
+            dress: Attributes {
+                storage_class: settings.storage_class.clone(),
+                acl: settings.acl.clone(),
+                encryption: settings.encryption.clone(),
+                kms_key: settings.kms_key.clone(),
+                ..Attributes::default()
+            },
+        }
+    }
+
+    /// Gathers what a plan is made from.
+    pub(super) async fn view(&self, id: NodeId) -> Result<View, VfsError> {
+        let row = match self.node(id).await {
+            Ok(row) => Some(row),
+            Err(VfsError::Stale) => None,
+            Err(error) => return Err(error),
+        };
+        let objects = self.meta().objects_of(id).await?;
+        let mut view = View { id, row, desired: Vec::new(), objects, info: None, opens: self.handles.opens(id) };
+        let Some(row) = &view.row else { return Ok(view) };
+        if row.blob.0 != 0 {
+            view.info = match self.blobs.info(row.blob).await {
+                Ok(info) => Some(info),
+                Err(BlobError::NotFound) => None,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        if row.links > 0 {
+            let named = self.named_keys(row).await?;
+            if row.kind != NodeKind::Directory || self.wants_marker(&view, row, &named).await? {
+                view.desired = named;
+            }
+        }
+        Ok(view)
+    }
+
+    /// A directory has a marker where it was made or changed here, has one already, or is empty.
+    async fn wants_marker(&self, view: &View, row: &NodeRow, named: &[Desired]) -> Result<bool, VfsError> {
+        let own = view.objects.iter().any(|object| !keys::is_hidden(&self.settings.prefix, &object.key));
+        if row.node == self.root {
+            let has = named.iter().any(|root| view.object(&root.key).is_some());
+            return Ok(has || self.is_changed_directory(row));
+        }
+        if own || row.flags & FLAG_IMPLIED == 0 || self.is_changed_directory(row) {
+            return Ok(true);
+        }
+        Ok(self.meta().entries(row.node, 0, 1).await?.is_empty())
+    }
+
+    /// Whether somebody gave the directory attributes of its own. An entry made in it sets both times alike and is no such change.
+    fn is_changed_directory(&self, row: &NodeRow) -> bool {
+        let settings = &self.settings;
+        (row.mode, row.uid, row.gid) != (settings.dir_mode, settings.uid, settings.gid)
+            || row.flags & FLAG_XATTRS != 0
+            || row.mtime_ns != row.ctime_ns
+    }
+
+    pub(super) async fn plan(&self, id: NodeId) -> Result<Plan, VfsError> {
+        let view = self.view(id).await?;
+        let Some(row) = view.row.as_ref().filter(|_| view.is_alive()) else {
+            return self.plan_removed(&view).await;
+        };
+        if let Some(until_ns) = self.not_before(&view, row).await? {
+            return Ok(Plan::Wait(until_ns));
+        }
+        if view.is_dirty() && view.opens.writers > 0 && !self.remote.is_published(id) {
+            let aside = self.step_aside_if_wanted(&view).await?;
+            return Ok(aside.unwrap_or(Plan::Wait(self.held_until(id).await?)));
+        }
+        let posix = self.posix(&view, row).await?;
+        let op = match &row.kind {
+            NodeKind::File => self.plan_file(&view, row, &posix).await?,
+            _ => self.plan_small(&view, row, &posix).await?,
+        };
+        match op {
+            Some(Plan::Run(op)) => self.first_what_it_refers_to(&view, &posix, op).await,
+            Some(plan) => Ok(plan),
+            None => match self.plan_group(&view, &posix).await? {
+                Some(op) => Ok(Plan::Run(op)),
+                None => self.plan_deletes(&view, &posix).await,
+            },
+        }
+    }
+
+    /// Steps 3 to 5 of a file.
+    async fn plan_file(&self, view: &View, row: &NodeRow, posix: &Posix) -> Result<Option<Plan>, VfsError> {
+        let prefix = &self.settings.prefix;
+        let source = view.source(prefix);
+        let dressed = self.dress(view, posix);
+        let Some(source) = source.filter(|_| !view.is_dirty()) else {
+            let at = dressed.iter().find(|one| source.is_some_and(|source| source.key == one.desired.key));
+            let Some(at) = at.or(dressed.first()) else { return Ok(None) };
+            let expected = match self.spot(view, &at.desired.key).await? {
+                Spot::Free(expected) => expected,
+                Spot::Taken(plan) => return Ok(Some(plan)),
+            };
+            let same = source.filter(|source| source.key == at.desired.key && !source.content_digest.is_empty());
+            return Ok(Some(Plan::Run(Op::PutBlob {
+                key: at.desired.key.clone(),
+                blob: row.blob,
+                attributes: at.attributes.clone(),
+                expected,
+                base: source.map(copy_source),
+                unless_digest: same.map(|source| source.content_digest.clone()),
+            })));
+        };
+        for one in &dressed {
+            let have = view.object(&one.desired.key);
+            if have.is_some_and(|have| have.content_seq == source.content_seq) {
+                continue;
+            }
+            let expected = match self.spot(view, &one.desired.key).await? {
+                Spot::Free(expected) => expected,
+                Spot::Taken(plan) => return Ok(Some(plan)),
+            };
+            let keep = view.attributes_unknown() || source.attributes_digest == one.digest;
+            let attributes = (!keep).then(|| one.attributes.clone());
+            return Ok(Some(Plan::Run(copy(source, &one.desired.key, attributes, expected))));
+        }
+        if view.attributes_unknown() {
+            return Ok(None);
+        }
+        let differs = |one: &&Dressed| view.object(&one.desired.key).is_some_and(|have| have.attributes_digest != one.digest);
+        Ok(dressed.iter().find(differs).and_then(|one| {
+            let have = view.object(&one.desired.key)?;
+            let expected = Expected::Object(ETag(have.etag.clone()));
+            Some(Plan::Run(copy(have, &one.desired.key, Some(one.attributes.clone()), expected)))
+        }))
+    }
+
+    /// Steps 3 to 5 of what has no blob: a symlink's target, the zero bytes of everything else.
+    async fn plan_small(&self, view: &View, row: &NodeRow, posix: &Posix) -> Result<Option<Plan>, VfsError> {
+        for one in &self.dress(view, posix) {
+            let key = &one.desired.key;
+            let have = view.object(key);
+            if have.is_some_and(|have| view.attributes_unknown() || have.attributes_digest == one.digest) {
+                continue;
+            }
+            let expected = match self.spot(view, key).await? {
+                Spot::Free(expected) => expected,
+                Spot::Taken(plan) => return Ok(Some(plan)),
+            };
+            let unknown = view.source(&self.settings.prefix).filter(|_| view.attributes_unknown());
+            return Ok(Some(Plan::Run(match unknown {
+                Some(source) => copy(source, key, None, expected),
+                None => {
+                    let (body, attributes) = (Bytes::from(row.target.clone()), one.attributes.clone());
+                    Op::PutBytes { key: key.clone(), body, attributes, expected }
+                }
+            })));
+        }
+        Ok(None)
+    }
+
+    /// Step 2: an overflow that `op`'s attributes name comes first.
+    async fn first_what_it_refers_to(&self, view: &View, posix: &Posix, op: Op) -> Result<Plan, VfsError> {
+        if let Some(group) = self.plan_group(view, posix).await? {
+            return Ok(Plan::Run(group));
+        }
+        let attributes = match &op {
+            Op::PutBlob { attributes, .. } | Op::PutBytes { attributes, .. } | Op::Copy { attributes: Some(attributes), .. } => attributes,
+            _ => return Ok(Plan::Run(op)),
+        };
+        let Some((name, body)) = self.encode(view.id, posix, "").overflow else { return Ok(Plan::Run(op)) };
+        let key = keys::overflow_key(&self.settings.prefix, &name);
+        if view.object(&key).is_some() || !attributes.metadata.values().any(|value| *value == name) {
+            return Ok(Plan::Run(op));
+        }
+        let attributes = self.small_attributes(overflow::CONTENT_TYPE);
+        Ok(Plan::Run(Op::PutBytes { key, body, attributes, expected: Expected::Absent }))
+    }
+
+    /// Step 6. Where somebody else is about to write a key, its object is left to be overwritten.
+    async fn plan_deletes(&self, view: &View, posix: &Posix) -> Result<Plan, VfsError> {
+        let overflow = self.encode(view.id, posix, "").overflow.map(|(name, _)| keys::overflow_key(&self.settings.prefix, &name));
+        let group = posix.link.as_ref().map(|group| keys::link_key(&self.settings.prefix, group));
+        let kept = |key: &str| view.desires(key) || overflow.as_deref() == Some(key) || group.as_deref() == Some(key);
+        self.delete_first(view, |object| !kept(&object.key)).await
+    }
+
+    /// A node without a name: its objects go, once nobody has it open.
+    async fn plan_removed(&self, view: &View) -> Result<Plan, VfsError> {
+        if view.row.is_some() && view.opens.handles > 0 {
+            return Ok(self.step_aside_if_wanted(view).await?.unwrap_or(Plan::Wait(i64::MAX)));
+        }
+        self.delete_first(view, |_| true).await
+    }
+
+    async fn delete_first(&self, view: &View, surplus: impl Fn(&ObjectRow) -> bool) -> Result<Plan, VfsError> {
+        let mut wait = Plan::Settled;
+        for object in view.objects.iter().filter(|object| surplus(object)) {
+            match self.wanted_by(view.id, &object.key).await? {
+                Some(heir) => wait = self.after(heir).await?,
+                None => {
+                    let expected = Expected::Object(ETag(object.etag.clone()));
+                    return Ok(Plan::Run(Op::Delete { key: object.key.clone(), expected }));
+                }
+            }
+        }
+        Ok(wait)
+    }
+
+    /// The attributes that the names give the node's objects.
+    fn dress<'a>(&self, view: &'a View, posix: &Posix) -> Vec<Dressed<'a>> {
+        let dress = |desired: &'a Desired| {
+            let attributes = self.encode(view.id, posix, desired.name()).attributes;
+            Dressed { desired, digest: attributes::digest(&attributes), attributes }
+        };
+        view.desired.iter().map(dress).collect()
+    }
+
+    pub(super) fn encode(&self, node: NodeId, posix: &Posix, name: &str) -> attributes::Encoded {
+        attributes::encode(posix, name, &format!("{}-{node}", self.gateway), &self.rules())
+    }
+
+    /// Attributes of the gateway's own small objects.
+    pub(super) fn small_attributes(&self, content_type: &str) -> Attributes {
+        Attributes { content_type: Some(content_type.to_owned()), ..self.rules().dress }
+    }
+
+    /// What the node is besides its bytes, as of now.
+    pub(super) async fn posix(&self, view: &View, row: &NodeRow) -> Result<Posix, VfsError> {
+        let mtime_ns = match &view.info {
+            Some(info) if info.modified_seq > row.times_seq => info.modified_ns,
+            _ => row.mtime_ns,
+        };
+        let mut posix = Posix {
+            kind: row.kind,
+            mode: row.mode,
+            uid: row.uid,
+            gid: row.gid,
+            rdev: row.rdev,
+            mtime_ns,
+            atime_ns: self.atimes.of(row),
+            birth_ns: row.birth_ns,
+            xattrs: std::collections::BTreeMap::new(),
+            link: self.group_of(view),
+            open: view.opens.writers > 0 && view.is_dirty() && self.remote.is_published(view.id),
+        };
+        if row.flags & FLAG_XATTRS != 0 {
+            let visible = |name: &[u8]| name.first() != Some(&0);
+            let rows = self.meta().xattrs(row.node).await?;
+            posix.xattrs = rows.into_iter().filter(|row| visible(&row.name)).map(|row| (row.name, row.value)).collect();
+        }
+        Ok(posix)
+    }
+
+    /// What is known of the object at a key.
+    pub(super) async fn object(&self, key: &str) -> Result<Option<ObjectRow>, VfsError> {
+        let key = Key::Object(self.owner, key.to_owned());
+        let row = match self.meta().try_get(&key) {
+            Some(known) => known,
+            None => self.meta().get(&key).await?,
+        };
+        Ok(row.and_then(|row| if let Row::Object(object) = row { Some(object) } else { None }))
+    }
+}
+
+pub(super) fn copy_source(object: &ObjectRow) -> CopySource {
+    CopySource { key: object.key.clone(), etag: Some(ETag(object.etag.clone())), version: object.version.clone() }
+}
+
+pub(super) fn source_of(object: &ObjectRow) -> Source {
+    let ObjectRow { key, etag, version, size_bytes, .. } = object.clone();
+    Source { key, etag, version, size_bytes }
+}
+
+fn copy(source: &ObjectRow, key: &str, attributes: Option<Attributes>, expected: Expected) -> Op {
+    Op::Copy { source: copy_source(source), size_bytes: source.size_bytes, key: key.to_owned(), attributes, expected }
+}
+
+/// The row of an object that was just written.
+pub(super) fn new_object(share: &Share, node: NodeId, key: &str, etag: &ETag, version: Option<&String>, size_bytes: u64) -> ObjectRow {
+    ObjectRow {
+        owner: share.owner(),
+        key: key.to_owned(),
+        node,
+        etag: etag.0.clone(),
+        version: version.cloned(),
+        size_bytes,
+        modified_ns: share.now_ns(),
+        attributes_digest: 0,
+        content_seq: Seq(0),
+        content_digest: Vec::new(),
+        storage_class: None,
+    }
+}
