@@ -206,9 +206,7 @@ impl Share {
     pub(super) async fn do_commit(&self, who: &Caller, node: NodeId) -> Result<(), VfsError> {
         self.blobs.sync().await?;
         if self.settings.durability == Durability::Remote {
-            let limit = self.settings.remote_timeout;
-            let finish = self.uploader.finish(self.owner, node.0, limit);
-            watched(who, None, EndsBy::Death, finish).await?.map_err(VfsError::Unavailable)?;
+            watched(who, None, EndsBy::Death, self.settle_now(node)).await??;
         }
         Ok(())
     }

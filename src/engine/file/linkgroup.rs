@@ -166,7 +166,10 @@ impl Share {
             (Ok(kept), Ok(gone)) if kept.links > 0 => (kept, gone),
             _ => return Ok(()),
         };
-        if self.has_job(from).await? || self.handles.opens(from).handles > 0 || names != self.meta().names_of(from, keys::NAMES_MAX).await? {
+        if self.has_job(from).await?
+            || self.handles.opens(from).handles > 0
+            || names != self.meta().names_of(from, keys::NAMES_MAX).await?
+        {
             return Ok(());
         }
         let content = self.main_object(into).await?;

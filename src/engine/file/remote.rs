@@ -1,6 +1,6 @@
 //! The bucket's side of a share: what it keeps in memory, its tasks, and the hooks that the verbs call.
 //!
-//! What lives here: [`Remote`]; [`Share::start_remote`] and its end; [`Share::unsettle`] and its kin. What is to be uploaded is in `settle.rs`, what
+//! What lives here: [`Remote`]; [`Share::attach`] and its end; [`Share::unsettle`] and its kin. What is to be uploaded is in `settle.rs`, what
 //! others wrote in `refresh.rs`, renamed directories in `moves.rs`.
 //!
 //! Invariant: nothing here is needed after a restart. What must survive is in rows: jobs, moves, objects.
@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::id::NodeId;
 use crate::engine::file::VfsError;
-use crate::store::blob::Batch;
+use crate::store::blob::{Batch, Portion};
 use crate::store::meta::{JobRow, Key, NodeRow, Row};
 
 use super::keys::Strange;
+use super::layout::WholeLayout;
 use super::moves::Moves;
 use super::refresh::Listings;
 use super::settle::{DIRECTORY_QUIET, Settler};
@@ -102,11 +103,13 @@ impl Remote {
 }
 
 impl Share {
-    /// Takes up the jobs and moves of an earlier life and starts the tasks. After the owner is registered with the blobs.
+    /// At the end of [`Share::open`]: tells the blob store how bytes are fetched and the uploader who plans, takes up the jobs and moves of an
+    /// earlier life, and starts the tasks.
     ///
     /// # Errors
     /// `Io` of the metadata.
-    pub(super) async fn start_remote(self: &Arc<Self>) -> Result<(), VfsError> {
+    pub(super) async fn attach(self: &Arc<Self>, portion: Portion) -> Result<(), VfsError> {
+        self.blobs.register(self.owner, Arc::new(WholeLayout::new(self.bucket.clone())), portion);
         self.load_moves().await?;
         let planner = Arc::new(Settler::new(self));
         self.uploader.register(self.owner, &self.gateway, self.bucket.clone(), planner).await?;
@@ -120,7 +123,7 @@ impl Share {
     }
 
     /// Ends the tasks; running uploads end first. What is not done is in the rows.
-    pub(super) async fn stop_remote(&self) {
+    pub(super) async fn detach(&self) {
         self.remote.stop.cancel();
         let mut tasks = self.remote.tasks.lock().await;
         while tasks.join_next().await.is_some() {}
@@ -135,7 +138,8 @@ impl Share {
     /// As [`Self::unsettle`], also for a node that is gone.
     pub(super) fn unsettle_id(&self, batch: &mut Batch, node: NodeId, why: Why) {
         let now = self.now_ns();
-        let delay = if why == Why::Implicit { self.settings.upload_delay.max(DIRECTORY_QUIET) } else { self.settings.upload_delay };
+        let delay =
+            if why == Why::Implicit { self.settings.upload_delay.max(DIRECTORY_QUIET) } else { self.settings.upload_delay };
         let due = now.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
         let row = match self.meta().try_get(&self.job_key(node)) {
             Some(Some(Row::Job(job))) => JobRow { not_before_ns: due.min(job.not_before_ns), ..job },
@@ -199,15 +203,8 @@ impl Share {
         self.remote.urgent.lock().drains += 1;
         let _over = Guarded(|| self.remote.urgent.lock().drains -= 1);
         let work = async {
-            loop {
-                if !self.uploader.drain(self.owner, limit).await {
-                    return false;
-                }
-                if self.remote.moves.is_idle() {
-                    return true;
-                }
-                self.remote.moves.changed().await;
-            }
+            self.remote.moves.idle().await;
+            self.uploader.drain(self.owner, limit).await
         };
         match limit {
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or(false),

@@ -247,19 +247,12 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Where the objects below a directory are: its whole key, with a "/".
+    /// Where the objects below a directory are that nobody has listed.
     async fn prefix_of(&self, entry: &EntryRow) -> Result<Option<String>, VfsError> {
         if entry.kind != NodeKind::Directory {
             return Ok(None);
         }
-        let mut path = self.share.path_of(entry.parent).await?;
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(&entry.name);
-        path.push(b'/');
-        let path = String::from_utf8(path).map_err(|_| VfsError::BadName)?;
-        Ok(Some(format!("{}{path}", self.share.settings.prefix)))
+        self.share.listing_prefix(entry.node).await.map(Some)
     }
 
     /// The row of a node that is in `parent` now.
@@ -269,7 +262,7 @@ impl Change<'_> {
             known.row.parent = parent;
         }
         if let Some(old_prefix) = old_prefix {
-            self.share.begin_move(&mut self.batch, &known.row, old_prefix);
+            self.share.begin_move(&mut self.batch, &mut known.row, old_prefix);
         }
         self.batch.put(Row::Node(known.row.clone()));
         self.share.unsettle(&mut self.batch, &known.row, Why::Names);

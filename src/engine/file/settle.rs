@@ -319,7 +319,9 @@ impl Share {
             return Ok(Plan::Run(group));
         }
         let attributes = match &op {
-            Op::PutBlob { attributes, .. } | Op::PutBytes { attributes, .. } | Op::Copy { attributes: Some(attributes), .. } => attributes,
+            Op::PutBlob { attributes, .. } | Op::PutBytes { attributes, .. } | Op::Copy { attributes: Some(attributes), .. } => {
+                attributes
+            }
             _ => return Ok(Plan::Run(op)),
         };
         let Some((name, body)) = self.encode(view.id, posix, "").overflow else { return Ok(Plan::Run(op)) };
@@ -431,7 +433,14 @@ fn copy(source: &ObjectRow, key: &str, attributes: Option<Attributes>, expected:
 }
 
 /// The row of an object that was just written.
-pub(super) fn new_object(share: &Share, node: NodeId, key: &str, etag: &ETag, version: Option<&String>, size_bytes: u64) -> ObjectRow {
+pub(super) fn new_object(
+    share: &Share,
+    node: NodeId,
+    key: &str,
+    etag: &ETag,
+    version: Option<&String>,
+    size_bytes: u64,
+) -> ObjectRow {
     ObjectRow {
         owner: share.owner(),
         key: key.to_owned(),

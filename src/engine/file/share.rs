@@ -43,6 +43,7 @@ use super::atime::AccessTimes;
 use super::guard::Guards;
 use super::handle::Handles;
 use super::lock::LockTable;
+use super::remote::Remote;
 use super::tree::Places;
 
 /// Flag of a directory row: it was listed from the bucket (at `listed_ns`), or is our own and the bucket had nothing below it.
@@ -173,6 +174,7 @@ pub struct Share {
     pub(super) guards: Guards,
     pub(super) places: Places,
     pub(super) atimes: AccessTimes,
+    pub(super) remote: Remote,
 }
 
 impl Share {

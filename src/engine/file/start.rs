@@ -19,6 +19,7 @@ use super::atime::AccessTimes;
 use super::guard::Guards;
 use super::handle::Handles;
 use super::lock::LockTable;
+use super::remote::Remote;
 use super::share::{Settings, Share};
 use super::tree::{COOKIE_FIRST, Places};
 
@@ -86,6 +87,7 @@ impl Share {
             guards: Guards::new(),
             places: Places::new(),
             atimes: AccessTimes::default(),
+            remote: Remote::new(),
         });
         share.remove_orphans().await?;
         share.attach(portion).await?;
@@ -96,7 +98,7 @@ impl Share {
     /// Stops uploading after what is under way, and writes what is only in memory. Jobs stay for the next start.
     pub async fn close(&self) {
         self.flush_atimes().await;
-        self.uploader.unregister(self.owner).await;
+        self.detach().await;
     }
 
     async fn remove_orphans(&self) -> Result<(), VfsError> {

@@ -33,7 +33,11 @@ impl Share {
         }
         let Some(there) = self.object(key).await? else {
             let hidden = self.remote.moves.may_hide(key);
-            return Ok(if hidden { Spot::Taken(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS)) } else { Spot::Free(Expected::Absent) });
+            return Ok(if hidden {
+                Spot::Taken(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS))
+            } else {
+                Spot::Free(Expected::Absent)
+            });
         };
         let holder = self.view(there.node).await?;
         if holder.is_alive() && holder.desires(key) {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::base::id::NodeId;
-use crate::engine::file::{NodeKind, VfsError};
 use crate::engine::file::share::Share;
+use crate::engine::file::{NodeKind, VfsError};
 use crate::store::meta::{JobRow, NodeRow, Row};
 
 use super::{DIRECTORY_QUIET, View};
@@ -38,7 +38,8 @@ impl Share {
         }
         let delay = self.settings.upload_delay;
         let settled = view.objects.iter().any(|object| view.desires(&object.key));
-        let implicit = row.kind == NodeKind::Directory && row.ctime_ns == row.mtime_ns && (settled || row.birth_ns != row.mtime_ns);
+        let implicit =
+            row.kind == NodeKind::Directory && row.ctime_ns == row.mtime_ns && (settled || row.birth_ns != row.mtime_ns);
         let (quiet, patience) = if implicit { (delay.max(DIRECTORY_QUIET), DIRECTORY_PATIENCE) } else { (delay, PATIENCE) };
         let since_ns = self.job(view.id).await?.map_or(changed_ns, |job| job.since_ns);
         let due_ns = changed_ns.saturating_add(ns(quiet)).min(since_ns.saturating_add(ns(patience.max(quiet))));
