@@ -2,9 +2,10 @@
 //!
 //! What lives here: [`BlobStore`], which owns the log, the metadata's staging and every blob's extent map; [`Batch`], the
 //! one way to change names and blobs together; [`Generation`], frozen bytes for an upload; [`Layout`], how a blob's bytes are
-//! found in S3. `blob/map.rs` is the extent map (pure), `blob/page.rs` its pages and their codec, `blob/cache.rs` which pages
-//! are in memory, `blob/write.rs`, `blob/read.rs` (with fetch and read-ahead), `blob/freeze.rs`, `blob/checkpoint.rs`,
-//! `blob/reclaim.rs`, `blob/recover.rs`, `blob/portion.rs` (who may have how many dirty bytes).
+//! found in S3. Pure: `blob/map.rs` is the extent map, `blob/kept.rs` what a generation keeps aside, `blob/page.rs` what a
+//! checkpoint stores of both blob and map, `blob/record.rs` bodies in the log, `blob/portion.rs` who may have how many dirty
+//! bytes, `blob/read_ahead.rs`. `blob/state.rs` is one blob and what each record does to it; `blob/cache.rs` which blobs and
+//! pages are in memory. One file per verb: `blob/{write,apply,read,fetch,freeze,checkpoint,reclaim,recover}.rs`.
 //!
 //! The extent map says for every byte of a blob where it is: in the log (an extent with location and number), a hole (zeros),
 //! or, where no extent covers it, in S3 below `remote_len_bytes` and zero from there on. A byte in the log is dirty iff its
@@ -22,15 +23,43 @@
 //! 7. A clean byte that turns out damaged is fetched again; a dirty one is [`BlobError::Damaged`], reported, and the rest of
 //!    the blob stays readable.
 //!
-//! Lock order: the checkpoint barrier (read side: writers; write side: a checkpoint, briefly) → the names lock → one blob's lock (two blobs:
-//! by id) → the log. No lock is held across an await, a request to S3, or the database.
+//! Lock order: the checkpoint barrier (read side: whoever changes a map; write side: a checkpoint, briefly) → the names lock → one
+//! blob's lock (two blobs: by id) → the table, the accounts, the log. No lock is held across an await, a request to S3, or the database.
 
+mod accounts;
+mod apply;
+mod cache;
+mod checkpoint;
+mod fetch;
+mod freeze;
+mod heat;
+mod ids;
+mod kept;
+mod map;
+mod page;
+mod portion;
+mod read;
+mod read_ahead;
+mod reclaim;
+mod record;
+mod recover;
+mod state;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use crate::base::clock::Clock;
 use crate::base::disk::Disk;
@@ -166,7 +195,44 @@ pub struct Report {
 
 /// Every blob of the gateway.
 pub struct BlobStore {
-    _private: (),
+    /// For tasks that must not keep it alive.
+    weak: Weak<Self>,
+    log: log::Log,
+    meta: Arc<Meta>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    body_bytes_max: usize,
+    layouts: RwLock<HashMap<OwnerId, Arc<dyn Layout>>>,
+    node_ids: ids::Ids,
+    blob_ids: ids::Ids,
+    table: cache::Table,
+    /// Extents in memory, about.
+    extents: AtomicI64,
+    accounts: Mutex<accounts::Accounts>,
+    /// See the lock order.
+    barrier: RwLock<()>,
+    /// Names are staged in the order of their numbers.
+    names: Mutex<()>,
+    /// Blobs that changed since the last checkpoint.
+    dirty: Mutex<HashSet<BlobId>>,
+    /// Blobs with generations, and how many.
+    frozen: Mutex<HashMap<BlobId, usize>>,
+    next_generation: AtomicU64,
+    /// The log's verifier when the maps last followed it.
+    followed: AtomicU64,
+    checkpointing: tokio::sync::Mutex<()>,
+    checkpoint_wanted: Arc<Notify>,
+    reclaiming: tokio::sync::Mutex<()>,
+    reclaim_wanted: Arc<Notify>,
+    reads_want_room: AtomicBool,
+    /// Segments with bytes that can neither be read nor dropped, by slot and life.
+    stuck: Mutex<HashSet<(u32, u32)>>,
+    heat: heat::Heat,
+    fetches: fetch::Fetches,
+    /// Counts whenever something became free that somebody may wait for.
+    space: watch::Sender<u64>,
+    pressure: watch::Sender<u64>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 /// Changes that happen together or not at all: rows, new blobs, lengths, removals, clean-through. One atomic batch of the log.
@@ -266,17 +332,19 @@ pub struct Generation {
     pub modified_ns: i64,
     /// What S3 had then.
     pub source: Bytes,
-    _private: (),
+    id: u64,
+    changed: Vec<Range<u64>>,
+    store: Arc<BlobStore>,
+    blob: Arc<state::Blob>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Generation {
     /// The bytes of a range, cut at the length; fetched where they are remote.
     ///
     /// # Errors
     /// As [`BlobStore::read`].
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
-        todo!()
+        self.read_frozen(range).await
     }
 
     /// The ranges, ordered and merged, that differ from what `source` has: dirty bytes, holes, and what lies past the remote
@@ -285,11 +353,10 @@ impl Generation {
     /// # Errors
     /// `Meta`.
     pub async fn changed(&self) -> Result<Vec<Range<u64>>, BlobError> {
-        todo!()
+        Ok(self.changed.clone())
     }
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl BlobStore {
     /// Opens log and metadata, replays, makes a checkpoint, and starts the checkpoint, reclaim and flush tasks (on the current
     /// runtime, until [`Self::close`]).
@@ -302,22 +369,29 @@ impl BlobStore {
         clock: Arc<dyn Clock>,
         settings: Settings,
     ) -> Result<(Arc<Self>, Report), BlobError> {
-        todo!()
+        recover::open(disk, meta, clock, settings).await
     }
 
     /// Says whose bytes are how fetched and how many may be dirty. Before that, remote bytes of the owner cannot be read.
     pub fn register(&self, owner: OwnerId, layout: Arc<dyn Layout>, portion: Portion) {
-        todo!()
+        self.layouts.write().insert(owner, layout);
+        self.accounts.lock().set_portion(owner, portion);
+        self.tell_space();
+    }
+
+    /// The last name of a blob, for the log's footers (`tidegate check --salvage`). Remembered from the next checkpoint on.
+    pub fn set_hint(&self, blob: BlobId, name: &[u8]) {
+        self.note_name(blob, name);
     }
 
     /// The metadata, for reads.
     pub fn meta(&self) -> &Arc<Meta> {
-        todo!()
+        &self.meta
     }
 
     /// The log's clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
-        todo!()
+        &self.clock
     }
 
     /// A node id that was never given before.
@@ -325,7 +399,7 @@ impl BlobStore {
     /// # Errors
     /// `Log`: the high-water mark could not be made durable.
     pub async fn new_node_id(&self) -> Result<NodeId, BlobError> {
-        todo!()
+        self.new_id(&self.node_ids).await.map(NodeId)
     }
 
     /// A blob id that was never given before.
@@ -333,7 +407,7 @@ impl BlobStore {
     /// # Errors
     /// As `new_node_id`.
     pub async fn new_blob_id(&self) -> Result<BlobId, BlobError> {
-        todo!()
+        self.new_id(&self.blob_ids).await.map(BlobId)
     }
 
     /// Applies a batch: on return it is visible and survives the process; call [`Self::sync`] for power loss.
@@ -342,7 +416,7 @@ impl BlobStore {
     /// # Errors
     /// `NotFound` where a blob is unknown, `Log`, `Meta`: nothing of the batch happened.
     pub async fn apply(&self, owner: OwnerId, batch: Batch) -> Result<Seq, BlobError> {
-        todo!()
+        self.apply_batch(owner, batch).await
     }
 
     /// Writes `data` at `offset`, extending the blob where it ends. Several records where it is long: each is atomic.
@@ -350,7 +424,7 @@ impl BlobStore {
     /// # Errors
     /// `NoSpace` after `patience`, `NotFound`, `TooLong`, `Log`.
     pub async fn write(&self, blob: BlobId, offset: u64, data: Bytes, patience: Patience) -> Result<BlobInfo, BlobError> {
-        todo!()
+        self.write_at(blob, offset, data, patience).await
     }
 
     /// As `write`, at the end of the blob as it is then (atomic append). Returns the offset that it got.
@@ -358,7 +432,7 @@ impl BlobStore {
     /// # Errors
     /// As `write`.
     pub async fn append(&self, blob: BlobId, data: Bytes, patience: Patience) -> Result<(u64, BlobInfo), BlobError> {
-        todo!()
+        self.append_at_end(blob, data, patience).await
     }
 
     /// The bytes of a range, cut at the length: slices that together are the range. Remote bytes are fetched and cached,
@@ -367,12 +441,12 @@ impl BlobStore {
     /// # Errors
     /// `NotFound`, `Fetch`, `Damaged`, `Log`.
     pub async fn read(&self, blob: BlobId, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
-        todo!()
+        self.read_range(blob, range).await
     }
 
     /// As `read` where nothing has to be awaited (map in memory, bytes in the log); `None` otherwise.
     pub fn try_read(&self, blob: BlobId, range: Range<u64>) -> Option<Result<Vec<Bytes>, BlobError>> {
-        todo!()
+        self.try_read_range(blob, range)
     }
 
     /// Length, times, state.
@@ -380,12 +454,14 @@ impl BlobStore {
     /// # Errors
     /// `NotFound`, `Meta`.
     pub async fn info(&self, blob: BlobId) -> Result<BlobInfo, BlobError> {
-        todo!()
+        Ok(self.blob(blob).await?.state.lock().info())
     }
 
     /// As `info` where the row is in memory.
     pub fn try_info(&self, blob: BlobId) -> Option<BlobInfo> {
-        todo!()
+        let blob = self.table.get(blob)?;
+        let state = blob.state.lock();
+        (!state.removed).then(|| state.info())
     }
 
     /// Where data is, from `offset` on: the first range that is not a hole (`None`: only holes up to the end). Remote bytes count as data.
@@ -393,7 +469,7 @@ impl BlobStore {
     /// # Errors
     /// `NotFound`, `Meta`.
     pub async fn next_data(&self, blob: BlobId, offset: u64) -> Result<Option<Range<u64>>, BlobError> {
-        todo!()
+        self.find_data(blob, offset).await
     }
 
     /// Bytes of the blob that occupy the log or S3, for `st_blocks` (holes do not count); about.
@@ -401,7 +477,7 @@ impl BlobStore {
     /// # Errors
     /// `NotFound`, `Meta`.
     pub async fn allocated_bytes(&self, blob: BlobId) -> Result<u64, BlobError> {
-        todo!()
+        Ok(self.blob(blob).await?.state.lock().allocated_bytes())
     }
 
     /// Everything that was written or applied before this call is durable here (group commit).
@@ -409,7 +485,7 @@ impl BlobStore {
     /// # Errors
     /// `Log(Flush)`.
     pub async fn sync(&self) -> Result<Position, BlobError> {
-        todo!()
+        Ok(self.log.commit().await?)
     }
 
     /// Freezes a blob for an upload. Durable first: the log is committed up to the generation's number.
@@ -417,7 +493,7 @@ impl BlobStore {
     /// # Errors
     /// `NotFound`, `Log`, `Meta`.
     pub async fn freeze(self: &Arc<Self>, blob: BlobId) -> Result<Generation, BlobError> {
-        todo!()
+        self.freeze_blob(blob).await
     }
 
     /// Drops the clean bytes of a blob from the cache (evict), for tests and `tidegate check`.
@@ -425,27 +501,27 @@ impl BlobStore {
     /// # Errors
     /// `NotFound`, `Meta`.
     pub async fn evict(&self, blob: BlobId) -> Result<(), BlobError> {
-        todo!()
+        self.evict_clean(blob).await
     }
 
     /// An owner's bytes.
     pub fn usage(&self, owner: OwnerId) -> OwnerUsage {
-        todo!()
+        self.accounts.lock().usage(owner)
     }
 
     /// The log's.
     pub fn log_usage(&self) -> log::Usage {
-        todo!()
+        self.log.usage()
     }
 
     /// See [`log::Log::verifier`].
     pub fn verifier(&self) -> u64 {
-        todo!()
+        self.log.verifier()
     }
 
     /// Told each time an owner passes 80 % of its portion or the log runs short: publish open files, upload sooner.
     pub fn pressure(&self) -> tokio::sync::watch::Receiver<u64> {
-        todo!()
+        self.pressure.subscribe()
     }
 
     /// Makes a checkpoint now.
@@ -453,7 +529,7 @@ impl BlobStore {
     /// # Errors
     /// `Log`, `Meta`.
     pub async fn checkpoint(&self) -> Result<(), BlobError> {
-        todo!()
+        self.make_checkpoint(true).await
     }
 
     /// Ends the tasks, syncs, makes a last checkpoint.
@@ -461,6 +537,8 @@ impl BlobStore {
     /// # Errors
     /// `Log`, `Meta`.
     pub async fn close(&self) -> Result<(), BlobError> {
-        todo!()
+        self.tasks.lock().abort_all();
+        self.log.commit().await?;
+        self.make_checkpoint(true).await
     }
 }

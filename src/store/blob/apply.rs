@@ -1,0 +1,235 @@
+//! Applying a batch: names and blob changes in one atomic batch of the log, then in the maps and the metadata.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+
+use super::record::{self, Tag};
+use super::state::{Blob, Delta, State};
+use super::write::Tried;
+use super::{Batch, BlobChange, BlobError, BlobStore, Patience};
+use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::store::log::{BODY_BYTES_MAX, Class, Kind, LogError, Record, Scanned};
+use crate::store::meta::{Change, codec};
+
+/// From so many bytes of staged rows on a checkpoint is made.
+const STAGED_BYTES_MAX: u64 = 8 << 20;
+
+impl BlobChange {
+    /// The blob that it changes.
+    pub fn id(&self) -> BlobId {
+        match self {
+            Self::Create { id, .. }
+            | Self::SetLength { id, .. }
+            | Self::Discard { id, .. }
+            | Self::Remove { id }
+            | Self::CleanThrough { id, .. }
+            | Self::Rebase { id, .. } => *id,
+        }
+    }
+
+    /// Its record.
+    fn record(&self, owner: OwnerId, time_ns: i64) -> Record {
+        let (kind, offset, len, body) = match self {
+            Self::Create { len_bytes, source, .. } => {
+                (Kind::CleanThrough, 0, *len_bytes, record::encode(Tag::Create, *len_bytes, source))
+            }
+            Self::SetLength { len_bytes, .. } => (Kind::SetLength, 0, *len_bytes, Bytes::new()),
+            Self::Discard { range, .. } => {
+                (Kind::Discard, range.start, range.end.saturating_sub(range.start), Bytes::new())
+            }
+            Self::Remove { .. } => (Kind::RemoveBlob, 0, 0, Bytes::new()),
+            Self::CleanThrough { through, len_bytes, source, .. } => {
+                (Kind::CleanThrough, through.0, *len_bytes, record::encode(Tag::Clean, *len_bytes, source))
+            }
+            Self::Rebase { source, .. } => (Kind::CleanThrough, 0, 0, record::encode(Tag::Rebase, 0, source)),
+        };
+        let owner = if let Self::Create { owner, .. } = self { *owner } else { owner };
+        Record { kind, seq: None, owner, blob: self.id(), offset, len, time_ns, body }
+    }
+}
+
+/// The pages that a record of a blob needs in memory, and that are not.
+pub(super) fn missing(record: &Record, state: &State) -> Vec<u64> {
+    let end = record.offset.saturating_add(record.len);
+    match record.kind {
+        Kind::Data | Kind::Discard => state.missing(&(record.offset..end)),
+        Kind::SetLength => state.missing(&(record.len..u64::MAX)),
+        Kind::RemoveBlob => state.missing(&(0..u64::MAX)),
+        Kind::CleanThrough if record.offset > 0 => state.missing_for_clean(record.len),
+        Kind::CleanThrough | Kind::Name | Kind::Footer => Vec::new(),
+    }
+}
+
+/// A data record that was moved: what still has its number is there now.
+pub(super) fn moved(state: &mut State, scanned: &Scanned, delta: &mut Delta) {
+    let range = scanned.record.offset..scanned.record.offset.saturating_add(scanned.record.len);
+    state.relocate(range, |extent| extent.seq == scanned.seq, scanned.location, scanned.record.offset, delta);
+}
+
+impl State {
+    /// What a record of a blob that exists does, when it is written and when it is replayed. Says whether it was understood.
+    pub(super) fn replay(&mut self, seq: Seq, record: &Record, delta: &mut Delta) -> bool {
+        match record.kind {
+            Kind::SetLength => self.set_length(seq, record.len, record.time_ns, delta),
+            Kind::Discard => {
+                self.discard(seq, record.offset..record.offset.saturating_add(record.len), record.time_ns, delta);
+            }
+            Kind::RemoveBlob => self.remove(delta),
+            Kind::CleanThrough => match record::decode(&record.body) {
+                Some((Tag::Clean, len_bytes, source)) => self.clean_through(Seq(record.offset), len_bytes, source, delta),
+                Some((Tag::Rebase, _, source)) => self.rebase(source),
+                _ => return false,
+            },
+            Kind::Data | Kind::Name | Kind::Footer => return false,
+        }
+        true
+    }
+}
+
+/// Row changes as bodies of records.
+fn bodies(changes: Vec<Change>, out: &mut Vec<(Vec<Change>, Bytes)>) -> Result<(), BlobError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let body = codec::encode(&changes);
+    if body.len() <= BODY_BYTES_MAX {
+        out.push((changes, body));
+        return Ok(());
+    }
+    if changes.len() == 1 {
+        return Err(BlobError::TooLong);
+    }
+    let mut first = changes;
+    let second = first.split_off(first.len() / 2);
+    bodies(first, out)?;
+    bodies(second, out)
+}
+
+/// A batch on its way.
+struct Prepared {
+    owner: OwnerId,
+    names: Vec<(Vec<Change>, Bytes)>,
+    changes: Vec<BlobChange>,
+    /// The blobs that it changes and does not create.
+    blobs: BTreeMap<BlobId, Arc<Blob>>,
+}
+
+impl BlobStore {
+    /// See [`BlobStore::apply`].
+    pub(super) async fn apply_batch(&self, owner: OwnerId, batch: Batch) -> Result<Seq, BlobError> {
+        let prepared = self.prepare(owner, batch).await?;
+        if prepared.names.is_empty() && prepared.changes.is_empty() {
+            return Ok(self.last_seq());
+        }
+        let deadline = self.deadline(Patience::Default);
+        loop {
+            self.log.room().await?;
+            let mut space = self.space.subscribe();
+            match self.try_apply(&prepared)? {
+                (_, Tried::Done(seq)) => {
+                    if self.meta.staged_bytes() > STAGED_BYTES_MAX {
+                        self.checkpoint_wanted.notify_one();
+                    }
+                    return Ok(seq);
+                }
+                (id, Tried::Load(pages)) => {
+                    if let Some(blob) = prepared.blobs.get(&id) {
+                        self.load_pages(blob, &pages).await?;
+                    }
+                }
+                (_, Tried::Full) => self.wait_for_space(&mut space, deadline).await?,
+            }
+        }
+    }
+
+    async fn prepare(&self, owner: OwnerId, batch: Batch) -> Result<Prepared, BlobError> {
+        let mut names = Vec::new();
+        bodies(batch.changes, &mut names)?;
+        let mut prepared = Prepared { owner, names, changes: batch.blobs, blobs: BTreeMap::new() };
+        let mut created = Vec::new();
+        for change in &prepared.changes {
+            let id = change.id();
+            if matches!(change, BlobChange::Create { .. }) {
+                created.push(id);
+            } else if !created.contains(&id) && !prepared.blobs.contains_key(&id) {
+                prepared.blobs.insert(id, self.blob(id).await?);
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Under the locks: appends, then changes maps and rows. With `Load`, the blob whose pages they are.
+    fn try_apply(&self, batch: &Prepared) -> Result<(BlobId, Tried<Seq>), BlobError> {
+        let _barrier = self.barrier.read();
+        let _names = self.names.lock();
+        let mut states: BTreeMap<BlobId, MutexGuard<'_, State>> = BTreeMap::new();
+        for (id, blob) in &batch.blobs {
+            states.insert(*id, blob.state.lock());
+        }
+        let time_ns = self.clock.now_ns();
+        let records = batch.records(time_ns);
+        for record in &records[batch.names.len()..] {
+            let Some(state) = states.get(&record.blob) else { continue };
+            if state.removed {
+                return Err(BlobError::NotFound);
+            }
+            let missing = missing(record, state);
+            if !missing.is_empty() {
+                return Ok((record.blob, Tried::Load(missing)));
+            }
+        }
+        let appended = match self.log.append(Class::Name, &records) {
+            Ok(appended) => appended,
+            Err(LogError::Full) => return Ok((BlobId(0), Tried::Full)),
+            Err(error) => return Err(error.into()),
+        };
+        let mut numbers = appended.records.iter().map(|(seq, _)| *seq);
+        for ((changes, _), seq) in batch.names.iter().zip(&mut numbers) {
+            self.meta.stage(seq, changes.clone());
+        }
+        let mut made: BTreeMap<BlobId, State> = BTreeMap::new();
+        for ((change, record), seq) in batch.changes.iter().zip(&records[batch.names.len()..]).zip(numbers) {
+            let id = change.id();
+            if let BlobChange::Create { owner, len_bytes, source, .. } = change {
+                let mut state = State::create(*owner, *len_bytes, source.clone(), seq, time_ns);
+                self.note_new(id, &mut state);
+                made.insert(id, state);
+                continue;
+            }
+            let state = match made.get_mut(&id) {
+                Some(state) => state,
+                None => match states.get_mut(&id) {
+                    Some(state) => &mut **state,
+                    None => continue,
+                },
+            };
+            self.change(id, state, |state, delta| {
+                state.replay(seq, record, delta);
+            });
+        }
+        for (id, state) in made {
+            self.table.insert(Blob::new(id, state));
+        }
+        let last = appended.records.last().map_or_else(|| self.last_seq(), |(seq, _)| *seq);
+        Ok((BlobId(0), Tried::Done(last)))
+    }
+}
+
+impl Prepared {
+    fn records(&self, time_ns: i64) -> Vec<Record> {
+        let names = self.names.iter().map(|(_, body)| Record {
+            kind: Kind::Name,
+            seq: None,
+            owner: self.owner,
+            blob: BlobId(0),
+            offset: 0,
+            len: 0,
+            time_ns,
+            body: body.clone(),
+        });
+        names.chain(self.changes.iter().map(|change| change.record(self.owner, time_ns))).collect()
+    }
+}

@@ -1,0 +1,113 @@
+//! Checkpoints: what the log says up to a position, written into the metadata in one transaction.
+//!
+//! The picture is taken under the barrier's write side, in which nothing is appended and no map changes: dirty rows and
+//! pages are shared then, copied only if somebody changes them meanwhile. The log is committed up to the position before the
+//! metadata hears of it (invariant 6 of [`super`]). Until the transaction is done, what it stores stays in memory.
+//!
+//! After a flush failed, the log has written what was not durable to other places ([`crate::store::log::Log::resolve`]);
+//! the maps follow here, under the same barrier, before the picture is taken.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::page::{self, HEAD_PAGE, Ledger};
+use super::state::{Blob, Image};
+use super::{BlobError, BlobStore};
+use crate::base::id::{BlobId, Seq};
+use crate::store::log::Position;
+use crate::store::meta::Checkpoint;
+
+/// Where the accounts are stored: the blob and the page.
+pub(super) const ACCOUNTS: (BlobId, u64) = (BlobId(0), 0);
+
+/// Everything as it was at one moment.
+struct Picture {
+    position: Position,
+    applied: Seq,
+    ledger: Ledger,
+    images: Vec<(Arc<Blob>, Image)>,
+}
+
+impl BlobStore {
+    /// Makes a checkpoint. With `durable` it survives power loss.
+    pub(super) async fn make_checkpoint(&self, durable: bool) -> Result<(), BlobError> {
+        let _one = self.checkpointing.lock().await;
+        let picture = self.take_picture();
+        let (checkpoint, blobs) = picture.into_checkpoint();
+        let result = match self.log.commit().await {
+            Ok(_) => self.meta.apply(checkpoint, durable).await.map_err(BlobError::from),
+            Err(error) => Err(error.into()),
+        };
+        self.landed(blobs, result.is_ok());
+        result
+    }
+
+    fn take_picture(&self) -> Picture {
+        let _barrier = self.barrier.write();
+        self.follow_log();
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        let blobs = dirty.into_iter().filter_map(|id| self.table.get(id));
+        let images = blobs.map(|blob| (blob.state.lock().image(), blob)).map(|(image, blob)| (blob, image)).collect();
+        Picture {
+            position: self.log.written(),
+            applied: self.log.last_seq(),
+            ledger: self.accounts.lock().ledger(),
+            images,
+        }
+    }
+
+    /// The transaction is done, or failed.
+    fn landed(&self, blobs: Vec<Arc<Blob>>, stored: bool) {
+        for blob in blobs {
+            let _barrier = self.barrier.read();
+            let mut state = blob.state.lock();
+            state.landed(stored);
+            if !stored && !state.listed {
+                state.listed = true;
+                self.dirty.lock().insert(blob.id);
+            }
+            let gone = state.removed && state.is_evictable();
+            let id = blob.id;
+            drop(state);
+            drop(blob);
+            if gone {
+                self.table.forget(id, |state| state.removed && state.is_evictable());
+            }
+        }
+    }
+
+    /// Lets the maps name the places to which the log moved what a failed flush endangered. Nothing is appended meanwhile.
+    fn follow_log(&self) {
+        let verifier = self.log.verifier();
+        if self.followed.swap(verifier, Ordering::AcqRel) == verifier {
+            return;
+        }
+        // What was not durable is above the last checkpoint, so only blobs that changed since are concerned, and frozen ones.
+        let ids: BTreeSet<BlobId> = self.dirty.lock().iter().copied().chain(self.frozen.lock().keys().copied()).collect();
+        for id in ids {
+            let Some(blob) = self.table.get(id) else { continue };
+            let mut state = blob.state.lock();
+            self.change(id, &mut state, |state, delta| state.follow(|location| self.log.resolve(location), delta));
+        }
+    }
+}
+
+impl Picture {
+    fn into_checkpoint(self) -> (Checkpoint, Vec<Arc<Blob>>) {
+        let mut checkpoint = Checkpoint { position: self.position, applied: self.applied, ..Checkpoint::default() };
+        checkpoint.pages.push((ACCOUNTS.0, ACCOUNTS.1, Some(page::encode_ledger(&self.ledger))));
+        let mut blobs = Vec::with_capacity(self.images.len());
+        for (blob, image) in self.images {
+            if image.row.is_some() {
+                checkpoint.pages.push((blob.id, HEAD_PAGE, Some(page::encode_head(&image.head))));
+            }
+            for (number, map) in image.pages {
+                checkpoint.pages.push((blob.id, number, map.map(|map| page::encode_page(number, &map))));
+            }
+            checkpoint.blobs.push((blob.id, image.row));
+            blobs.push(blob);
+        }
+        (checkpoint, blobs)
+    }
+}

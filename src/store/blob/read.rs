@@ -1,0 +1,347 @@
+//! Reading: a plan under the blob's lock says where each byte is, then the bytes are got without it.
+//!
+//! What the log has never changes in its place, and what S3 has is pinned by its source; only a segment may be freed in
+//! between, which the log tells: then the plan is made again. A damaged record is dropped and fetched again where it was
+//! clean; else its bytes are lost, and said to be, and no others.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::fetch::Remote;
+use super::kept::KeptPlace;
+use super::map::{Piece, Place};
+use super::state::{Blob, State};
+use super::{BlobError, BlobStore, FetchError};
+use crate::base::id::BlobId;
+use crate::store::log::{BLOCK_BYTES, Location, LogError};
+
+/// How often a plan is made again before its failure is believed.
+const PLANS_MAX: usize = 16;
+/// How much of a map is looked through at a time, in bytes of the blob.
+const LOOK_BYTES: u64 = 1 << 30;
+/// Zeros are handed out as slices of one block of them.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// Where the bytes of a range are.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    /// In a record of the log.
+    Log { range: Range<u64>, location: Location, skip_bytes: u32, clean: bool },
+    /// Zeros.
+    Zero(u64),
+    /// In S3.
+    Remote(Remote),
+}
+
+/// What reads a range, or the pages that have to be loaded first.
+pub(super) type Plan = Result<Vec<Part>, Vec<u64>>;
+
+/// Why a plan did not work out.
+enum Failed {
+    /// Something moved: make another.
+    Stale(BlobError),
+    /// This is how it is.
+    Final(BlobError),
+}
+
+impl State {
+    /// Where the bytes of a range are now.
+    pub(super) fn plan(&self, range: Range<u64>) -> Plan {
+        let missing = self.missing(&range);
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let mut parts = Vec::new();
+        self.add_parts(range, &mut parts);
+        Ok(parts)
+    }
+
+    /// Where the bytes of a generation are now.
+    pub(super) fn plan_frozen(&self, generation: u64, range: Range<u64>) -> Plan {
+        let frozen = self.generations.iter().find(|frozen| frozen.id == generation);
+        let kept = frozen.map_or_else(|| vec![(range.clone(), None)], |frozen| frozen.kept.pieces(range));
+        let mut parts = Vec::new();
+        for (range, place) in kept {
+            match place {
+                None => {
+                    let missing = self.missing(&range);
+                    if !missing.is_empty() {
+                        return Err(missing);
+                    }
+                    self.add_parts(range, &mut parts);
+                }
+                Some(KeptPlace::Local(place)) => parts.push(local(range, place, false)),
+                Some(KeptPlace::Remote(source)) => {
+                    parts.push(Part::Remote(Remote { limit: range.end, range, source, epoch: None }));
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    fn add_parts(&self, range: Range<u64>, parts: &mut Vec<Part>) {
+        let limit = self.row().remote_len_bytes;
+        for piece in self.pieces(range) {
+            match piece {
+                Piece::Extent(extent) => parts.push(local(extent.range(), extent.place, !self.is_dirty(&extent))),
+                Piece::Gap(from, to) => {
+                    let middle = limit.clamp(from, to);
+                    if from < middle {
+                        let source = self.source.clone();
+                        parts.push(Part::Remote(Remote {
+                            range: from..middle,
+                            limit,
+                            source,
+                            epoch: Some(self.source_epoch),
+                        }));
+                    }
+                    if middle < to {
+                        parts.push(Part::Zero(to - middle));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn local(range: Range<u64>, place: Place, clean: bool) -> Part {
+    match place {
+        Place::Hole => Part::Zero(range.end - range.start),
+        Place::Log { location, skip_bytes } => Part::Log { range, location, skip_bytes, clean },
+    }
+}
+
+/// Goes on with the first range of data at `at`. Returns it when it has ended.
+fn extend(found: &mut Option<Range<u64>>, mut at: u64, parts: &[Part]) -> Option<Range<u64>> {
+    for part in parts {
+        let (len, is_data) = match part {
+            Part::Zero(len) => (*len, false),
+            Part::Log { range, .. } => (range.end - range.start, true),
+            Part::Remote(remote) => (remote.range.end - remote.range.start, true),
+        };
+        match found {
+            Some(range) if is_data => range.end = at + len,
+            Some(range) => return Some(range.clone()),
+            None if is_data => *found = Some(at..at + len),
+            None => {}
+        }
+        at += len;
+    }
+    None
+}
+
+fn add_zeros(mut len: u64, out: &mut Vec<Bytes>) {
+    while len > 0 {
+        let part = len.min(ZEROS.len() as u64);
+        out.push(Bytes::from_static(&ZEROS[..part as usize]));
+        len -= part;
+    }
+}
+
+impl BlobStore {
+    /// See [`BlobStore::read`].
+    pub(super) async fn read_range(&self, id: BlobId, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
+        let blob = self.blob(id).await?;
+        let plan = |state: &mut State| {
+            let len = state.row().len_bytes;
+            let range = range.start.min(len)..range.end.min(len);
+            let plan = state.plan(range.clone())?;
+            if state.row().remote_len_bytes > 0
+                && let Some(ahead) = state.ahead.on_read(&range)
+            {
+                self.fetch_ahead(&blob, state, ahead);
+            }
+            Ok(plan)
+        };
+        self.read_planned(&blob, plan).await
+    }
+
+    /// See [`BlobStore::next_data`].
+    pub(super) async fn find_data(&self, id: BlobId, offset: u64) -> Result<Option<Range<u64>>, BlobError> {
+        let blob = self.blob(id).await?;
+        let mut found: Option<Range<u64>> = None;
+        let mut at = offset;
+        loop {
+            let missing = {
+                let state = blob.state.lock();
+                let len = state.row().len_bytes;
+                if at >= len {
+                    return Ok(found);
+                }
+                let part = at..len.min(at.saturating_add(LOOK_BYTES));
+                match state.plan(part.clone()) {
+                    Ok(parts) => {
+                        if let Some(range) = extend(&mut found, at, &parts) {
+                            return Ok(Some(range));
+                        }
+                        at = part.end;
+                        continue;
+                    }
+                    Err(missing) => missing,
+                }
+            };
+            self.load_pages(&blob, &missing).await?;
+        }
+    }
+
+    /// See [`BlobStore::try_read`].
+    pub(super) fn try_read_range(&self, id: BlobId, range: Range<u64>) -> Option<Result<Vec<Bytes>, BlobError>> {
+        let blob = self.table.get(id)?;
+        let parts = {
+            let mut state = blob.state.lock();
+            if state.removed {
+                return Some(Err(BlobError::NotFound));
+            }
+            let len = state.row().len_bytes;
+            let range = range.start.min(len)..range.end.min(len);
+            let parts = state.plan(range.clone()).ok()?;
+            if parts.iter().any(|part| matches!(part, Part::Remote(_))) {
+                return None;
+            }
+            if state.row().remote_len_bytes > 0
+                && let Some(ahead) = state.ahead.on_read(&range)
+            {
+                self.fetch_ahead(&blob, &state, ahead);
+            }
+            parts
+        };
+        blob.recent.store(true, std::sync::atomic::Ordering::Relaxed);
+        let mut out = Vec::with_capacity(parts.len());
+        for part in &parts {
+            match part {
+                Part::Zero(len) => add_zeros(*len, &mut out),
+                Part::Log { range, location, skip_bytes, clean } => {
+                    out.push(self.read_log(range, *location, *skip_bytes, *clean).ok()?);
+                }
+                Part::Remote(_) => return None,
+            }
+        }
+        Some(Ok(out))
+    }
+
+    /// Plans and reads, again where something moved in between.
+    pub(super) async fn read_planned(
+        &self,
+        blob: &Arc<Blob>,
+        plan: impl Fn(&mut State) -> Plan,
+    ) -> Result<Vec<Bytes>, BlobError> {
+        let mut failures = 0;
+        loop {
+            let planned = plan(&mut blob.state.lock());
+            let parts = match planned {
+                Ok(parts) => parts,
+                Err(missing) => {
+                    self.load_pages(blob, &missing).await?;
+                    continue;
+                }
+            };
+            match self.run(blob, parts).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Stale(error)) => {
+                    failures += 1;
+                    if failures >= PLANS_MAX {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run(&self, blob: &Arc<Blob>, parts: Vec<Part>) -> Result<Vec<Bytes>, Failed> {
+        // All requests are under way before the first is waited for.
+        let mut fetches = Vec::new();
+        for part in &parts {
+            if let Part::Remote(remote) = part {
+                fetches.push(self.start_fetch(blob, remote).map_err(Failed::Final)?);
+            }
+        }
+        let mut fetches = fetches.into_iter();
+        let mut out = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Part::Zero(len) => add_zeros(len, &mut out),
+                Part::Log { range, location, skip_bytes, clean } => {
+                    match self.read_log(&range, location, skip_bytes, clean) {
+                        Ok(bytes) => out.push(bytes),
+                        Err(error) => return Err(self.on_damage(blob, range, location, skip_bytes, error)),
+                    }
+                }
+                Part::Remote(remote) => {
+                    let Some(fetch) = fetches.next() else { continue };
+                    match fetch.bytes(&remote.range).await {
+                        Ok(bytes) => out.extend(bytes),
+                        Err(error) => return Err(Self::on_fetch_error(blob, &remote, error)),
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn read_log(&self, range: &Range<u64>, location: Location, skip_bytes: u32, clean: bool) -> Result<Bytes, LogError> {
+        let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
+        self.log.read(location, skip_bytes, &mut bytes)?;
+        if clean {
+            self.heat.touch(location);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The source changed since the plan was made: another plan may do.
+    fn on_fetch_error(blob: &Blob, remote: &Remote, error: FetchError) -> Failed {
+        let moved = remote.epoch.is_some_and(|epoch| blob.state.lock().source_epoch != epoch);
+        if moved { Failed::Stale(error.into()) } else { Failed::Final(error.into()) }
+    }
+
+    /// A record could not be read: it moved, or S3 has it, or it is lost.
+    fn on_damage(&self, blob: &Blob, range: Range<u64>, location: Location, skip_bytes: u32, error: LogError) -> Failed {
+        let _barrier = self.barrier.read();
+        let mut state = blob.state.lock();
+        if !state.missing(&range).is_empty() {
+            return Failed::Stale(error.into());
+        }
+        let mut dropped = 0;
+        self.change(blob.id, &mut state, |state, delta| dropped = state.drop_clean(range.clone(), Some(location), delta));
+        if dropped > 0 {
+            tracing::warn!(blob = blob.id.0, ?range, %error, "cached bytes are damaged; they are fetched again");
+            return Failed::Stale(error.into());
+        }
+        let is_there = state.extents_in(range.clone()).any(|extent| extent.location() == Some(location))
+            || state.generations.iter().any(|frozen| !frozen.kept.at(range.clone(), location).is_empty());
+        if !is_there {
+            return Failed::Stale(error.into());
+        }
+        if !matches!(error, LogError::Corrupt { .. }) {
+            return Failed::Final(error.into());
+        }
+        self.change(blob.id, &mut state, |state, _| state.set_damaged());
+        let lost = self.lost_part(&range, location, skip_bytes);
+        tracing::error!(blob = blob.id.0, ?lost, %error, "bytes that were not uploaded yet are damaged");
+        Failed::Final(BlobError::Damaged(lost))
+    }
+
+    /// The first stretch of checksum units of a range that cannot be read.
+    fn lost_part(&self, range: &Range<u64>, location: Location, skip_bytes: u32) -> Range<u64> {
+        let mut lost = range.end..range.end;
+        let mut at = range.start;
+        while at < range.end {
+            let in_body = u64::from(skip_bytes) + (at - range.start);
+            let end = (at + BLOCK_BYTES as u64 - in_body % BLOCK_BYTES as u64).min(range.end);
+            let mut unit = vec![0; (end - at) as usize];
+            let skip = u32::try_from(in_body).unwrap_or(u32::MAX);
+            let is_lost = self.log.read(location, skip, &mut unit).is_err();
+            if is_lost && lost.start == range.end {
+                lost = at..end;
+            } else if is_lost && lost.end == at {
+                lost.end = end;
+            } else if lost.start < range.end {
+                break;
+            }
+            at = end;
+        }
+        if lost.is_empty() { range.clone() } else { lost }
+    }
+}
