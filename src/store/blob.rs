@@ -68,8 +68,8 @@ use crate::store::log::{self, LogError, Position};
 use crate::store::meta::{Change, Meta, MetaError};
 use crate::store::object::ObjectError;
 
-/// How much blob offset one page of an extent map spans, in bytes.
-pub const PAGE_SPAN_BYTES: u64 = 4 << 20;
+/// How much blob offset one page of an extent map spans, in bytes. Small in tests, so that a small blob has several.
+pub const PAGE_SPAN_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
 /// How a blob's bytes are found in S3: whole (files), log (volumes), reel (tapes). One per owner, given by its engine.
 #[async_trait]

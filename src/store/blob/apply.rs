@@ -37,9 +37,7 @@ impl BlobChange {
                 (Kind::CleanThrough, 0, *len_bytes, record::encode(Tag::Create, *len_bytes, source))
             }
             Self::SetLength { len_bytes, .. } => (Kind::SetLength, 0, *len_bytes, Bytes::new()),
-            Self::Discard { range, .. } => {
-                (Kind::Discard, range.start, range.end.saturating_sub(range.start), Bytes::new())
-            }
+            Self::Discard { range, .. } => (Kind::Discard, range.start, range.end.saturating_sub(range.start), Bytes::new()),
             Self::Remove { .. } => (Kind::RemoveBlob, 0, 0, Bytes::new()),
             Self::CleanThrough { through, len_bytes, source, .. } => {
                 (Kind::CleanThrough, through.0, *len_bytes, record::encode(Tag::Clean, *len_bytes, source))

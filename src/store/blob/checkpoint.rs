@@ -48,13 +48,12 @@ impl BlobStore {
         self.follow_log();
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let blobs = dirty.into_iter().filter_map(|id| self.table.get(id));
-        let images = blobs.map(|blob| (blob.state.lock().image(), blob)).map(|(image, blob)| (blob, image)).collect();
-        Picture {
-            position: self.log.written(),
-            applied: self.log.last_seq(),
-            ledger: self.accounts.lock().ledger(),
-            images,
-        }
+        let image = |blob: Arc<Blob>| {
+            let image = blob.state.lock().image();
+            (blob, image)
+        };
+        let images = blobs.map(image).collect();
+        Picture { position: self.log.written(), applied: self.log.last_seq(), ledger: self.accounts.lock().ledger(), images }
     }
 
     /// The transaction is done, or failed.
@@ -78,7 +77,7 @@ impl BlobStore {
     }
 
     /// Lets the maps name the places to which the log moved what a failed flush endangered. Nothing is appended meanwhile.
-    fn follow_log(&self) {
+    pub(super) fn follow_log(&self) {
         let verifier = self.log.verifier();
         if self.followed.swap(verifier, Ordering::AcqRel) == verifier {
             return;

@@ -138,10 +138,7 @@ mod tests {
         assert_eq!(kept.missing(0..50), vec![0..10, 20..30, 40..50]);
         assert_eq!(kept.pieces(12..15), vec![(12..15, Some(log(1, 7)))]);
         assert_eq!(kept.relocate(12..15, at(1), at(2), 12), 3);
-        assert_eq!(
-            kept.pieces(10..20),
-            vec![(10..12, Some(log(1, 5))), (12..15, Some(log(2, 0))), (15..20, Some(log(1, 10)))]
-        );
+        assert_eq!(kept.pieces(10..20), vec![(10..12, Some(log(1, 5))), (12..15, Some(log(2, 0))), (15..20, Some(log(1, 10)))]);
         assert_eq!(kept.places().iter().map(|(range, _, _)| range.end - range.start).sum::<u64>(), 10);
         assert_eq!(kept.pieces(20..20), vec![]);
     }

@@ -61,7 +61,10 @@ impl State {
     /// Where the bytes of a generation are now.
     pub(super) fn plan_frozen(&self, generation: u64, range: Range<u64>) -> Plan {
         let frozen = self.generations.iter().find(|frozen| frozen.id == generation);
-        let kept = frozen.map_or_else(|| vec![(range.clone(), None)], |frozen| frozen.kept.pieces(range));
+        let kept = match frozen {
+            Some(frozen) => frozen.kept.pieces(range),
+            None => vec![(range, None)],
+        };
         let mut parts = Vec::new();
         for (range, place) in kept {
             match place {
@@ -90,12 +93,7 @@ impl State {
                     let middle = limit.clamp(from, to);
                     if from < middle {
                         let source = self.source.clone();
-                        parts.push(Part::Remote(Remote {
-                            range: from..middle,
-                            limit,
-                            source,
-                            epoch: Some(self.source_epoch),
-                        }));
+                        parts.push(Part::Remote(Remote { range: from..middle, limit, source, epoch: Some(self.source_epoch) }));
                     }
                     if middle < to {
                         parts.push(Part::Zero(to - middle));
@@ -263,12 +261,10 @@ impl BlobStore {
         for part in parts {
             match part {
                 Part::Zero(len) => add_zeros(len, &mut out),
-                Part::Log { range, location, skip_bytes, clean } => {
-                    match self.read_log(&range, location, skip_bytes, clean) {
-                        Ok(bytes) => out.push(bytes),
-                        Err(error) => return Err(self.on_damage(blob, range, location, skip_bytes, error)),
-                    }
-                }
+                Part::Log { range, location, skip_bytes, clean } => match self.read_log(&range, location, skip_bytes, clean) {
+                    Ok(bytes) => out.push(bytes),
+                    Err(error) => return Err(self.on_damage(blob, range, location, skip_bytes, error)),
+                },
                 Part::Remote(remote) => {
                     let Some(fetch) = fetches.next() else { continue };
                     match fetch.bytes(&remote.range).await {

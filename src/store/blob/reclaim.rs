@@ -178,13 +178,7 @@ impl BlobStore {
     }
 
     /// Drops what is clean and cold. Returns what has to be moved, and what is worth a copy.
-    fn drop_cold(
-        &self,
-        blob: &Blob,
-        state: &mut State,
-        scanned: &Scanned,
-        range: Range<u64>,
-    ) -> (Vec<Range<u64>>, Vec<Extent>) {
+    fn drop_cold(&self, blob: &Blob, state: &mut State, scanned: &Scanned, range: Range<u64>) -> (Vec<Range<u64>>, Vec<Extent>) {
         let at = scanned.location;
         let here = state.extents_in(range.clone()).filter(|extent| extent.location() == Some(at));
         let (clean, dirty): (Vec<Extent>, Vec<Extent>) = here.partition(|extent| state.is_droppable(extent));

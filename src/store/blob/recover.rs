@@ -71,13 +71,7 @@ pub(super) async fn open(
     Ok((store, report))
 }
 
-fn build(
-    log: Log,
-    meta: Arc<Meta>,
-    clock: Arc<dyn Clock>,
-    settings: Settings,
-    accounts: Accounts,
-) -> Arc<BlobStore> {
+fn build(log: Log, meta: Arc<Meta>, clock: Arc<dyn Clock>, settings: Settings, accounts: Accounts) -> Arc<BlobStore> {
     let verifier = log.verifier();
     Arc::new_cyclic(|weak| BlobStore {
         weak: weak.clone(),
@@ -131,7 +125,9 @@ impl BlobStore {
                 if !is_moved {
                     self.replay_names(&scanned, report);
                 }
-            } else if scanned.record.kind != Kind::Footer && let Err(error) = self.replay_blob(&scanned, is_moved).await {
+            } else if scanned.record.kind != Kind::Footer
+                && let Err(error) = self.replay_blob(&scanned, is_moved).await
+            {
                 match error {
                     BlobError::NotFound => report.damage.push(format!(
                         "record {} of blob {} at segment {} offset {}: the blob is not known",

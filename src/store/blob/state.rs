@@ -611,14 +611,7 @@ impl State {
     }
 
     /// Extents of a range for which `is_it` holds are in the record at `to` now, which begins at `base`.
-    pub fn relocate(
-        &mut self,
-        range: Range<u64>,
-        is_it: impl Fn(&Extent) -> bool,
-        to: Location,
-        base: u64,
-        delta: &mut Delta,
-    ) {
+    pub fn relocate(&mut self, range: Range<u64>, is_it: impl Fn(&Extent) -> bool, to: Location, base: u64, delta: &mut Delta) {
         let extents: Vec<Extent> = self.extents_in(range).filter(|extent| is_it(extent)).collect();
         for extent in extents {
             let Some(from) = extent.location() else { continue };

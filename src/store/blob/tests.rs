@@ -1,1 +1,5 @@
-//! Tests of the blob store.
+//! Tests of the blob store in simulated worlds.
+
+//mod crash;
+mod verbs;
+mod world;

@@ -42,13 +42,7 @@ impl Drop for Reservation<'_> {
 
 impl BlobStore {
     /// See [`BlobStore::write`].
-    pub(super) async fn write_at(
-        &self,
-        id: BlobId,
-        offset: u64,
-        data: Bytes,
-        patience: Patience,
-    ) -> Result<BlobInfo, BlobError> {
+    pub(super) async fn write_at(&self, id: BlobId, offset: u64, data: Bytes, patience: Patience) -> Result<BlobInfo, BlobError> {
         let deadline = self.deadline(patience);
         let blob = self.blob(id).await?;
         self.write_records(&blob, offset, data, deadline).await
