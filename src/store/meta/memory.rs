@@ -146,7 +146,7 @@ impl State {
 }
 
 #[async_trait]
-impl Backend for Arc<MemoryDatabase> {
+impl Backend for MemoryDatabase {
     async fn apply(&self, changes: &[Staged], checkpoint: &Checkpoint, durable: bool) -> Result<Tallies, MetaError> {
         let mut state = self.0.lock();
         if state.failures > 0 {

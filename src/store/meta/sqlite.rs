@@ -10,12 +10,18 @@
 //!    was written to it before; frames of an earlier round of the WAL are in the database file, which SQLite synced
 //!    before it began the WAL anew (<https://sqlite.org/pragma.html#pragma_synchronous>, <https://sqlite.org/wal.html>).
 //!    The transaction always writes the checkpoint's row, so there is always something to sync.
-//! 3. A read is one statement, so one moment, and no transaction stays open after it.
-//! 4. On a full disk the ballast is given up so that the apply can go on; see `ballast.rs`.
+//! 3. *A failed sync.* The kernel may drop what a failed `fsync` should have written and let the next one succeed. So
+//!    after an I/O error nothing is promised again before the WAL is folded into the database file whole, which writes
+//!    its frames anew, into another file, and syncs that. Folding is done here and not by SQLite on its own (which
+//!    does it after a commit and keeps quiet about errors).
+//! 4. A read is one statement, so one moment, and no transaction stays open after it.
+//! 5. On a full disk the ballast is given up so that the apply can go on; see `ballast.rs`.
 
 mod open;
 mod range;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -37,6 +43,9 @@ use table::{PORTIONS, Query, bits, query};
 /// How many reads may run at the same time.
 const READERS: usize = 4;
 
+/// After about how many written pages the WAL is folded into the database file.
+const FOLD_PAGES: u64 = 4000;
+
 /// What is kept free for SQLite when the disk is full, in bytes.
 const BALLAST_BYTES: u64 = 16 << 20;
 
@@ -53,6 +62,10 @@ struct Writer {
     connection: SqliteConnection,
     /// Whether `synchronous` is `FULL`; `None` where that is not known.
     full: Option<bool>,
+    /// About how many pages were written to the WAL since it was last folded.
+    unfolded_pages: u64,
+    /// What is in the WAL may not be on the disk, whatever a sync says.
+    suspect: bool,
 }
 
 /// The connections that read.
@@ -116,6 +129,11 @@ fn is_damage(error: &sqlx::Error) -> bool {
     matches!(code(error), Some(11 | 26)) || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
 }
 
+/// `SQLITE_IOERR`.
+fn is_io(error: &sqlx::Error) -> bool {
+    code(error) == Some(10)
+}
+
 /// `SQLITE_FULL`, or an `SQLITE_IOERR` that may come of it.
 fn is_full(error: &sqlx::Error) -> bool {
     matches!(code(error), Some(13 | 10))
@@ -132,11 +150,19 @@ impl Database {
         }
         let database = Self {
             path: path.to_owned(),
-            writer: tokio::sync::Mutex::new(Some(Writer { connection, full: None })),
+            writer: tokio::sync::Mutex::new(Some(Writer::new(connection))),
             readers: Readers { permits: Semaphore::new(READERS), idle: parking_lot::Mutex::new(idle) },
             ballast: Ballast::open(open::beside(path, ".ballast"), BALLAST_BYTES),
         };
         Ok((database, loaded))
+    }
+
+    /// Makes the disk full after so many pages.
+    #[cfg(test)]
+    pub async fn limit_pages(&self, pages: u32) {
+        let mut writer = self.writer.lock().await;
+        let pragma = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::query(pragma).execute(&mut writer.as_mut().unwrap().connection).await.unwrap();
     }
 
     async fn one(&self, query: Query<'_>) -> Result<Option<sqlx::sqlite::SqliteRow>, MetaError> {
@@ -167,8 +193,41 @@ async fn tallies(connection: &mut SqliteConnection) -> sqlx::Result<Tallies> {
 }
 
 impl Writer {
-    /// One transaction.
+    const fn new(connection: SqliteConnection) -> Self {
+        Self { connection, full: None, unfolded_pages: 0, suspect: false }
+    }
+
+    /// One transaction, and what is due after it.
     async fn apply(&mut self, changes: &[Staged], checkpoint: &Checkpoint, durable: bool) -> sqlx::Result<Tallies> {
+        if self.suspect {
+            self.fold("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+            self.suspect = false;
+        }
+        let applied = self.transact(changes, checkpoint, durable).await;
+        self.suspect = applied.as_ref().is_err_and(is_io);
+        self.unfolded_pages += 4 + 2 * (changes.len() + checkpoint.blobs.len() + checkpoint.pages.len()) as u64;
+        if applied.is_ok() && self.unfolded_pages > FOLD_PAGES {
+            // A reader may be in the way of some of it; then the next time does it.
+            match self.fold("PRAGMA wal_checkpoint(PASSIVE)").await {
+                Ok(()) => {}
+                Err(error) if is_io(&error) => self.suspect = true,
+                Err(error) => tracing::warn!(%error, "folding the WAL of the metadata failed"),
+            }
+        }
+        applied
+    }
+
+    /// Folds the WAL into the database file. `TRUNCATE` fails where it cannot fold all.
+    async fn fold(&mut self, pragma: &'static str) -> sqlx::Result<()> {
+        let row = query(pragma).fetch_one(&mut self.connection).await?;
+        if pragma.contains("TRUNCATE") && row.try_get::<i64, _>(0)? != 0 {
+            return Err(sqlx::Error::Protocol("the database is busy".to_owned()));
+        }
+        self.unfolded_pages = 0;
+        Ok(())
+    }
+
+    async fn transact(&mut self, changes: &[Staged], checkpoint: &Checkpoint, durable: bool) -> sqlx::Result<Tallies> {
         if self.full != Some(durable) {
             self.full = None;
             let pragma = if durable { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
