@@ -42,10 +42,7 @@ pub async fn head_bucket(endpoint: &Endpoint, request: S3Request<HeadBucketInput
     Ok(S3Response::new(output))
 }
 
-pub async fn list_buckets(
-    endpoint: &Endpoint,
-    request: S3Request<ListBucketsInput>,
-) -> S3Result<S3Response<ListBucketsOutput>> {
+pub async fn list_buckets(endpoint: &Endpoint, request: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
     let input = request.input;
     let prefix = input.prefix.clone().unwrap_or_default();
     let after = input.continuation_token.unwrap_or_default();

@@ -5,7 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use percent_encoding::percent_decode_str;
 use s3s::S3Result;
-use s3s::dto::{ChecksumType, CopySource, ETag, ETagCondition, Metadata, ObjectCannedACL, StorageClass, Timestamp, TimestampFormat};
+use s3s::dto::{
+    ChecksumType, CopySource, ETag, ETagCondition, Metadata, ObjectCannedACL, StorageClass, Timestamp, TimestampFormat,
+};
 
 use super::error::{invalid, not_implemented, s3};
 use crate::store::object::local::{Algorithm, Checksums, Conditions, Requirement, Source, VersionId};
@@ -48,7 +50,10 @@ macro_rules! sent_headers {
         if $input.object_lock_mode.is_some() || $input.object_lock_legal_hold_status.is_some() {
             return Err(error::not_implemented("object lock"));
         }
-        if [&$input.grant_full_control, &$input.grant_read, &$input.grant_read_acp, &$input.grant_write_acp].iter().any(|grant| grant.is_some()) {
+        if [&$input.grant_full_control, &$input.grant_read, &$input.grant_read_acp, &$input.grant_write_acp]
+            .iter()
+            .any(|grant| grant.is_some())
+        {
             return Err(error::not_implemented("access control lists"));
         }
         convert::check_acl($input.acl.as_ref())?;
@@ -207,4 +212,3 @@ pub fn checksum_type(checksums: &Checksums) -> Option<ChecksumType> {
     let name = if checksums.composite { ChecksumType::COMPOSITE } else { ChecksumType::FULL_OBJECT };
     (!checksums.values.is_empty()).then(|| ChecksumType::from_static(name))
 }
-

@@ -65,10 +65,8 @@ fn create(path: &Path) -> io::Result<Settings> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let settings = Settings::new(&format!("TIDE{}", random(ACCESS_CHARS)?.to_uppercase()), &random(SECRET_CHARS)?);
-    let text = format!(
-        "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
-        settings.access_key, settings.secret_key
-    );
+    let text =
+        format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", settings.access_key, settings.secret_key);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

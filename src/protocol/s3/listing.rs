@@ -34,8 +34,7 @@ impl Encoding {
     }
 
     pub fn prefixes(&self, prefixes: Vec<String>) -> Option<Vec<CommonPrefix>> {
-        let prefixes: Vec<_> =
-            prefixes.into_iter().map(|prefix| CommonPrefix { prefix: Some(self.name(prefix)) }).collect();
+        let prefixes: Vec<_> = prefixes.into_iter().map(|prefix| CommonPrefix { prefix: Some(self.name(prefix)) }).collect();
         (!prefixes.is_empty()).then_some(prefixes)
     }
 }
@@ -58,10 +57,7 @@ fn object(version: Version, encoding: &Encoding, with_owner: bool) -> Object {
     }
 }
 
-pub async fn list_objects(
-    endpoint: &Endpoint,
-    request: S3Request<ListObjectsInput>,
-) -> S3Result<S3Response<ListObjectsOutput>> {
+pub async fn list_objects(endpoint: &Endpoint, request: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
     let input = request.input;
     let encoding = Encoding::new(input.encoding_type.as_ref())?;
     let limit = limit(input.max_keys)?;

@@ -54,8 +54,7 @@ async fn explain(endpoint: &Endpoint, error: LocalError, bucket: &str, key: &str
 pub async fn get_object(endpoint: &Endpoint, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
     let input = request.input;
     let (matches, none_matches) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-    let conditions =
-        conditions(matches, none_matches, input.if_modified_since.as_ref(), input.if_unmodified_since.as_ref());
+    let conditions = conditions(matches, none_matches, input.if_modified_since.as_ref(), input.if_unmodified_since.as_ref());
     let version = version(input.version_id.as_deref())?;
     let opened = match endpoint.local.open_object(&input.bucket, &input.key, version, &conditions).await {
         Ok(opened) => opened,
@@ -81,14 +80,10 @@ pub async fn get_object(endpoint: &Endpoint, request: S3Request<GetObjectInput>)
     Ok(S3Response::with_status(output, status))
 }
 
-pub async fn head_object(
-    endpoint: &Endpoint,
-    request: S3Request<HeadObjectInput>,
-) -> S3Result<S3Response<HeadObjectOutput>> {
+pub async fn head_object(endpoint: &Endpoint, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
     let (matches, none_matches) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-    let conditions =
-        conditions(matches, none_matches, input.if_modified_since.as_ref(), input.if_unmodified_since.as_ref());
+    let conditions = conditions(matches, none_matches, input.if_modified_since.as_ref(), input.if_unmodified_since.as_ref());
     let version = version(input.version_id.as_deref())?;
     let info = match endpoint.local.head(&input.bucket, &input.key, version, &conditions).await {
         Ok(info) => info,
@@ -115,7 +110,10 @@ pub async fn get_object_attributes(
     let input = request.input;
     let version = version(input.version_id.as_deref())?;
     let info = endpoint.local.head(&input.bucket, &input.key, version, &Conditions::default()).await.map_err(s3)?;
-    let wanted = |name: &str| input.object_attributes.iter().any(|asked| asked.as_str() == name);
+    // The library splits the header by fields, clients by commas.
+    let asked = input.object_attributes.iter().flat_map(|asked| asked.as_str().split(','));
+    let asked: Vec<_> = asked.map(str::trim).collect();
+    let wanted = |name: &str| asked.contains(&name);
     let mut checksum = Checksum { checksum_type: checksum_type(&info.checksums), ..Checksum::default() };
     tell_checksums!(checksum, &info.checksums);
     let parts = info.parts.and_then(|parts| i32::try_from(parts).ok());
@@ -124,10 +122,9 @@ pub async fn get_object_attributes(
         checksum: (wanted("Checksum") && !info.checksums.values.is_empty()).then_some(checksum),
         e_tag: wanted("ETag").then(|| etag(&info.etag)),
         last_modified: Some(timestamp(info.modified_ns)),
-        object_parts: parts.filter(|_| wanted("ObjectParts")).map(|count| GetObjectAttributesParts {
-            total_parts_count: Some(count),
-            ..GetObjectAttributesParts::default()
-        }),
+        object_parts: parts
+            .filter(|_| wanted("ObjectParts"))
+            .map(|count| GetObjectAttributesParts { total_parts_count: Some(count), ..GetObjectAttributesParts::default() }),
         object_size: wanted("ObjectSize").then_some(info.size_bytes.cast_signed()),
         storage_class: wanted("StorageClass").then_some(class),
         version_id: info.version.map(|version| version.to_string()),
@@ -188,10 +185,7 @@ fn target_requirement(headers: &HeaderMap) -> S3Result<Requirement> {
     requirement(field(http::header::IF_MATCH)?.as_ref(), field(http::header::IF_NONE_MATCH)?.as_ref())
 }
 
-pub async fn copy_object(
-    endpoint: &Endpoint,
-    request: S3Request<CopyObjectInput>,
-) -> S3Result<S3Response<CopyObjectOutput>> {
+pub async fn copy_object(endpoint: &Endpoint, request: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
     let (input, headers) = (request.input, request.headers);
     if input.copy_source_sse_customer_algorithm.is_some() {
         return Err(not_implemented("server-side encryption"));

@@ -5,8 +5,8 @@ use std::ops::Range;
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumAlgorithm, ChecksumType, CompleteMultipartUploadInput,
     CompleteMultipartUploadOutput, CompletedPart, CopyPartResult, CreateMultipartUploadInput, CreateMultipartUploadOutput, ETag,
-    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput, MultipartUpload, Part,
-    StorageClass, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput, MultipartUpload, Part, StorageClass,
+    UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3Request, S3Response, S3Result};
 
@@ -58,10 +58,7 @@ fn part_number(number: i32) -> S3Result<u32> {
     u32::try_from(number).map_err(|_| invalid("part numbers are positive"))
 }
 
-pub async fn upload_part(
-    endpoint: &Endpoint,
-    request: S3Request<UploadPartInput>,
-) -> S3Result<S3Response<UploadPartOutput>> {
+pub async fn upload_part(endpoint: &Endpoint, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
     let (input, headers, trailers) = (request.input, request.headers, request.trailing_headers);
     if input.sse_customer_algorithm.is_some() {
         return Err(not_implemented("server-side encryption"));
