@@ -2,4 +2,3 @@
 //! `iscsi`, which stands on `scsi`. Wire bytes live only here.
 
 pub mod fuse;
-pub mod s3;

@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 /// An entity tag without its quotes. Opaque: it is compared, never computed.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ETag(pub String);
 
 impl fmt::Debug for ETag {
@@ -53,7 +53,7 @@ pub enum Precondition {
 }
 
 /// Everything about an object that is written with it and is not its bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attributes {
     /// `Content-Type`; `None` leaves the endpoint's default.
     pub content_type: Option<String>,
@@ -159,7 +159,7 @@ pub struct ListPage {
 }
 
 /// An object that is read by a server-side copy, pinned to what the caller believes it to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CopySource {
     /// Its key, in the same bucket.
     pub key: String,

@@ -3,7 +3,7 @@
 //! What lives here: [`Uploader`] (the scheduler), [`Planner`] (an owner's answer to "what is to be done for this subject
 //! now"), [`Op`] and [`Done`]. `upload/schedule.rs` is the loop of one owner and the rounds of a job, `upload/queue.rs` which job is due
 //! (synchronous), `upload/keys.rs` the order per key, `upload/run.rs` runs one operation, `upload/multipart.rs` plans and resumes multipart
-//! uploads, `upload/deletes.rs` collects deletes, `upload/adopt.rs` is the rule for lost answers, `upload/digest.rs` the digest of content,
+//! uploads, `upload/pending.rs` keeps what is under way in the job's row, `upload/deletes.rs` collects deletes, `upload/adopt.rs` is the rule for lost answers, `upload/digest.rs` the digest of content,
 //! `upload/finished.rs` what was touched lately, `upload/budget.rs` memory and counts.
 //!
 //! The queue is durable: a [`JobRow`](crate::store::meta::JobRow) per subject says *that* something is to be done, never what. When a job is
@@ -14,8 +14,10 @@
 //! 1. Operations on one key never overlap, nor does a write or delete of K overlap an operation that reads K; who asked first goes first.
 //!    After it has its keys, a job is planned again, and only what is still the plan is run.
 //! 2. A generation that is uploaded is frozen and durable here; the object that appears has the bytes of one generation.
-//! 3. `Planner::done` fills the batch that makes the outcome known; it is applied in one piece, with the job's removal or its next
-//!    date. If the gateway dies before that, the operation is run again and finds its own work by its generation mark (invariant 4).
+//! 3. What is about to be sent is in the job's row first (`upload/pending.rs`). `Planner::done` fills the batch that makes the outcome known; it
+//!    is applied in one piece. If the gateway dies before that, or cannot learn the outcome, that operation is looked for in the bucket by its
+//!    generation mark (invariant 4) before anything else is done for the subject, and recorded if it is there. The row goes a moment after the
+//!    plan is settled.
 //! 4. Every object that we write carries the metadata `tidegate-generation`, unique to content and gateway. After a 412, a 409 or a lost
 //!    answer one HEAD decides: our mark → adopted as success; the expected old ETag still there → tried again; anything else → foreign
 //!    ([`Done::Conflict`]). Nothing foreign is ever overwritten or deleted unseen: conditions where the endpoint honours them, else a HEAD
@@ -31,6 +33,7 @@ mod digest;
 mod finished;
 mod keys;
 mod multipart;
+mod pending;
 mod queue;
 mod run;
 mod schedule;
@@ -45,6 +48,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -96,7 +100,7 @@ impl Default for Settings {
 }
 
 /// What the bucket is expected to have at a key that we write or delete.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expected {
     /// Nothing.
     Absent,
@@ -107,7 +111,7 @@ pub enum Expected {
 }
 
 /// One operation on a bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// A blob's bytes become the object. Freezes a generation; sends it in one PUT, or in parts with unchanged ranges copied
     /// from `base` where that is smaller.
@@ -130,6 +134,7 @@ pub enum Op {
         /// At.
         key: String,
         /// What.
+        #[serde(with = "pending::body")]
         body: Bytes,
         /// With; the mark is added.
         attributes: Attributes,
@@ -298,7 +303,7 @@ impl Uploader {
             settings: self.settings.clone(),
             budget: Budget::new(self.memory.clone(), self.settings.memory_bytes),
             counts: self.counts.clone(),
-            pending: multipart::Pending::default(),
+            pending: pending::Pending::default(),
         };
         let mut seed = DefaultHasher::new();
         (gateway, owner).hash(&mut seed);

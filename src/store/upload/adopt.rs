@@ -19,6 +19,7 @@
 //! An endpoint that ignores conditions gets a HEAD before each write instead. Between the two a foreign write can be lost; such endpoints
 //! offer no way to exclude it.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Expected, GENERATION_MARK};
@@ -32,7 +33,7 @@ use crate::store::object::{
 const TRIES: u32 = 4;
 
 /// The value of [`GENERATION_MARK`] for one operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// `<gateway>-<subject>-`.
     family: String,
@@ -77,7 +78,7 @@ impl Mark {
 }
 
 /// How an object is known to be ours.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kin {
     /// By its mark; marks of the same family above `known` (and those without a generation) are earlier writes of unknown outcome.
     Marked {

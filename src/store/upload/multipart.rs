@@ -1,9 +1,9 @@
 //! Large objects: sent and copied in parts, resumed after failures and restarts.
 //!
-//! What lives here: the runs of a multipart upload, and [`Pending`], the uploads under way by subject. `multipart/plan.rs` decides the parts.
+//! What lives here: the runs of a multipart upload. `multipart/plan.rs` decides the parts.
 //!
-//! The state of an upload (its id, its object's mark, the fingerprint of its plan, the parts that are there) is in the job's row, as JSON with
-//! a version. It is written when the upload begins, every few seconds, and when an attempt fails. An upload is gone on with only if mark and
+//! The state of an upload (its id, its object's mark, the fingerprint of its plan, the parts that are there) is kept in the job's row
+//! (`pending.rs`): when the upload begins, every few seconds, and when an attempt fails. An upload is gone on with only if mark and
 //! fingerprint are the same, that is: same key, attributes, generation, limits and base. Otherwise it is aborted before anything else is done for
 //! the subject.
 //!
@@ -18,18 +18,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::adopt::{self, Kin, Mark, Verdict, Write};
 use super::budget::Progress;
-use super::run::{Content, Failure, Runner, covers, is_source_changed};
+use super::pending::UploadState as State;
+use super::run::{Content, Failure, Runner, Suspect, covers, is_source_changed};
 use super::{Done, Op, digest};
 use crate::base::id::Seq;
 use crate::base::range;
-use crate::store::blob::{Batch, Generation};
-use crate::store::meta::{Key, Row};
+use crate::store::blob::Generation;
 use crate::store::object::{Attributes, Body, CopySource, ETag, ObjectError, Part, UploadId};
 use plan::{Limits, PlannedPart};
 
@@ -38,25 +36,6 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The size of a part that is copied, in bytes: large enough to be few, small enough to be answered in time.
 const COPIED_BYTES: u64 = 256 << 20;
-
-/// An upload under way, as it is kept in the job's row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct State {
-    /// Of this format: 1.
-    version: u8,
-    key: String,
-    upload: String,
-    /// The mark that the object will carry: key, attributes and generation.
-    mark: String,
-    /// Of plan and base.
-    fingerprint: u32,
-    /// Numbers and ETags of the parts that are there.
-    parts: Vec<(u32, String)>,
-}
-
-/// Uploads under way, by subject.
-#[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<u64, State>>);
 
 /// Everything about one run.
 struct Job<'a> {
@@ -80,40 +59,6 @@ enum Stop {
 impl<E: Into<Failure>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
-    }
-}
-
-impl Pending {
-    /// Takes up what a job's row says.
-    pub(super) fn adopt(&self, subject: u64, row: &[u8]) {
-        match serde_json::from_slice::<State>(row) {
-            Ok(state) if state.version == 1 => drop(self.0.lock().insert(subject, state)),
-            _ if row.is_empty() => {}
-            _ => tracing::warn!(subject, "the state of a multipart upload cannot be read and is forgotten"),
-        }
-    }
-
-    /// The upload of a subject became its object.
-    pub(super) fn landed(&self, subject: u64) {
-        self.0.lock().remove(&subject);
-    }
-
-    /// The upload of a subject, as its job's row keeps it.
-    pub(super) fn encoded(&self, subject: u64) -> Vec<u8> {
-        self.0.lock().get(&subject).and_then(|state| serde_json::to_vec(state).ok()).unwrap_or_default()
-    }
-
-    /// Aborts what is under way for a subject, if anything.
-    pub(super) async fn abandon(&self, runner: &Runner, subject: u64) -> Result<(), Failure> {
-        let Some(state) = self.0.lock().get(&subject).cloned() else { return Ok(()) };
-        runner.counts.add("multipart_abort");
-        runner.bucket.multipart_abort(&state.key, &UploadId(state.upload)).await?;
-        self.forget(runner, subject).await
-    }
-
-    async fn forget(&self, runner: &Runner, subject: u64) -> Result<(), Failure> {
-        self.0.lock().remove(&subject);
-        runner.save_pending(subject).await
     }
 }
 
@@ -201,7 +146,7 @@ impl Runner {
     }
 
     async fn run_parts(&self, job: Job<'_>, mut content: Content, progress: &Progress) -> Result<Done, Failure> {
-        let state = self.begin(&job).await?;
+        let state = self.begin(&job, &content).await?;
         let sent = self.send_parts(&job, state, &mut content, progress).await;
         match sent {
             Ok((state, parts)) => self.commit(&job, &state, &parts, content).await,
@@ -211,16 +156,16 @@ impl Runner {
             }
             Err(Stop::NoUpload) => self.vanished(&job, content).await,
             Err(Stop::Failed(failure)) => {
-                self.save_pending(job.subject).await?;
+                self.pending.save(self, job.subject).await?;
                 Err(failure)
             }
         }
     }
 
     /// The upload to go on with, or a new one.
-    async fn begin(&self, job: &Job<'_>) -> Result<State, Failure> {
+    async fn begin(&self, job: &Job<'_>, content: &Content) -> Result<State, Failure> {
         let fingerprint = fingerprint(&job.parts, job.base);
-        let state = self.pending.0.lock().get(&job.subject).cloned();
+        let state = self.pending.upload(job.subject);
         if let Some(state) = state {
             if state.mark == job.mark && state.fingerprint == fingerprint {
                 self.counts.add("multipart_resume");
@@ -231,9 +176,10 @@ impl Runner {
         self.counts.add("multipart_begin");
         let upload = self.bucket.multipart_begin(job.op.target(), job.attributes).await?;
         let key = job.op.target().to_owned();
-        let state = State { version: 1, key, upload: upload.0, mark: job.mark.clone(), fingerprint, parts: Vec::new() };
-        self.pending.0.lock().insert(job.subject, state.clone());
-        self.save_pending(job.subject).await?;
+        let state = State { key, upload: upload.0, mark: job.mark.clone(), fingerprint, parts: Vec::new() };
+        self.pending.set_upload(job.subject, state.clone());
+        let intent = Suspect { op: job.op.clone(), kin: Some(job.kin.clone()), content: content.clone() };
+        self.pending.intend(self, job.subject, intent).await?;
         Ok(state)
     }
 
@@ -271,9 +217,9 @@ impl Runner {
                 *slot = its_leaves;
             }
             state.parts.push((part.number, part.etag.0));
-            self.pending.0.lock().insert(job.subject, state.clone());
+            self.pending.set_upload(job.subject, state.clone());
             if saved.elapsed() >= SAVE_INTERVAL {
-                self.save_pending(job.subject).await?;
+                self.pending.save(self, job.subject).await?;
                 saved = Instant::now();
             }
         }
@@ -326,7 +272,7 @@ impl Runner {
     async fn commit(&self, job: &Job<'_>, state: &State, parts: &[Part], content: Content) -> Result<Done, Failure> {
         self.counts.add("multipart_commit");
         let upload = UploadId(state.upload.clone());
-        let ended = self.land(job.op, &Write::Commit(&upload, parts), job.kin.clone(), content).await;
+        let ended = self.land(job.subject, job.op, &Write::Commit(&upload, parts), job.kin.clone(), content).await;
         match &ended {
             // The outcome's batch takes it from the row.
             Ok(Done::Written { .. }) => {}
@@ -334,7 +280,7 @@ impl Runner {
             Err(failure) if failure.suspect.is_none() && failure.text == ObjectError::NoSuchUpload.to_string() => {
                 self.pending.forget(self, job.subject).await?;
             }
-            Err(_) => self.save_pending(job.subject).await?,
+            Err(_) => self.pending.save(self, job.subject).await?,
         }
         ended
     }
@@ -351,20 +297,6 @@ impl Runner {
             }
             Verdict::Retry(_) | Verdict::Foreign(_) => Err(ObjectError::NoSuchUpload.into()),
         }
-    }
-
-    /// Writes the state of a subject's upload into its job's row, where there is one.
-    async fn save_pending(&self, subject: u64) -> Result<(), Failure> {
-        let found = self.blobs.meta().get(&Key::Job(self.owner, subject)).await.map_err(crate::store::blob::BlobError::from)?;
-        let Some(Row::Job(mut row)) = found else { return Ok(()) };
-        let multipart = self.pending.encoded(subject);
-        if row.multipart != multipart {
-            row.multipart = multipart;
-            let mut batch = Batch::new();
-            batch.put(Row::Job(row));
-            self.blobs.apply(self.owner, batch).await?;
-        }
-        Ok(())
     }
 }
 

@@ -74,6 +74,17 @@ pub(super) struct Look {
     moves: u64,
 }
 
+/// What a wake found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// No job.
+    New,
+    /// A job that waits.
+    Known,
+    /// A job that is worked on.
+    AtWork,
+}
+
 /// A job as others see it.
 #[derive(Clone, Debug)]
 pub(super) struct View {
@@ -131,13 +142,12 @@ impl Queue {
         self.next_rank
     }
 
-    /// A row was put, changed or dropped. `true` where the job was not known.
-    pub(super) fn wake(&mut self, subject: u64, since_ns: i64, date: Instant) -> bool {
-        if !self.jobs.contains_key(&subject) {
+    /// A row was put, changed or dropped.
+    pub(super) fn wake(&mut self, subject: u64, since_ns: i64, date: Instant) -> Woken {
+        let Some(job) = self.jobs.get_mut(&subject) else {
             self.insert(subject, since_ns, date);
-            return true;
-        }
-        let Some(job) = self.jobs.get_mut(&subject) else { return false };
+            return Woken::New;
+        };
         job.wakes += 1;
         job.date = date;
         match job.state {
@@ -148,18 +158,28 @@ impl Queue {
                 self.rank();
                 self.schedule(subject, date);
             }
-            State::Due(..) | State::Running | State::Deleting | State::Sweeping => {}
+            State::Running | State::Deleting => return Woken::AtWork,
+            State::Due(..) | State::Sweeping => {}
         }
-        false
+        Woken::Known
     }
 
     /// Takes up a job as its row tells it.
-    pub(super) fn restore(&mut self, subject: u64, since_ns: i64, date: Instant, trouble: Trouble, now: Instant) {
+    pub(super) fn restore(
+        &mut self,
+        subject: u64,
+        since_ns: i64,
+        date: Instant,
+        trouble: Trouble,
+        suspect: Option<Box<Suspect>>,
+        now: Instant,
+    ) {
         if self.jobs.contains_key(&subject) {
             return;
         }
         self.insert(subject, since_ns, date);
         if let Some(job) = self.jobs.get_mut(&subject) {
+            job.suspect = suspect;
             job.attempts = trouble.attempts;
             job.saved = (trouble != Trouble { attempts: 0, error: String::new() })
                 .then(|| (trouble.error.clone(), trouble.attempts, now));

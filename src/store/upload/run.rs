@@ -11,9 +11,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::adopt::{self, Kin, Landed, Lost, Mark, Verdict, Write};
 use super::budget::{Budget, Counts, Progress};
+use super::pending::Pending;
 use super::{Done, Expected, Op, Settings, digest};
 use crate::base::id::{BlobId, OwnerId, Seq};
 use crate::store::blob::{BlobError, BlobStore, FetchError, Generation};
@@ -28,7 +30,7 @@ pub(super) struct Runner {
     pub(super) settings: Settings,
     pub(super) budget: Budget,
     pub(super) counts: Arc<Counts>,
-    pub(super) pending: super::multipart::Pending,
+    pub(super) pending: Pending,
 }
 
 /// Why an operation did not end.
@@ -43,7 +45,7 @@ pub(super) struct Failure {
 }
 
 /// A write or delete that may have happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Suspect {
     /// What was sent.
     pub(super) op: Op,
@@ -54,7 +56,7 @@ pub(super) struct Suspect {
 }
 
 /// What a write writes, for its [`Done`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Content {
     pub(super) size_bytes: u64,
     pub(super) through: Seq,
@@ -107,8 +109,15 @@ impl Runner {
                 self.pending.abandon(self, subject).await?;
                 let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, body);
                 let content = Content { size_bytes: body.len() as u64, ..Content::default() };
-                self.put(op, vec![body.clone()], Kin::Marked { mark: mark.clone(), known: Seq(0) }, &mark.on(attributes), content)
-                    .await
+                self.put(
+                    subject,
+                    op,
+                    vec![body.clone()],
+                    Kin::Marked { mark: mark.clone(), known: Seq(0) },
+                    &mark.on(attributes),
+                    content,
+                )
+                .await
             }
             Op::Copy { source, size_bytes, key, attributes, .. } => {
                 self.copy(subject, op, source, *size_bytes, key, attributes.as_ref(), progress).await
@@ -160,12 +169,13 @@ impl Runner {
             self.counts.add("unchanged");
             return Ok(Done::Unchanged { through: content.through, size_bytes: content.size_bytes });
         }
-        self.put(op, slices, kin, &marked, Content { digest: Some(digest), ..content }).await
+        self.put(subject, op, slices, kin, &marked, Content { digest: Some(digest), ..content }).await
     }
 
     /// One `PutObject`.
     async fn put(
         &self,
+        subject: u64,
         op: &Op,
         slices: Vec<Bytes>,
         kin: Kin,
@@ -174,7 +184,7 @@ impl Runner {
     ) -> Result<Done, Failure> {
         let body = Body(slices);
         self.counts.add("put");
-        self.land(op, &Write::Put(&body, attributes), kin, content).await
+        self.land(subject, op, &Write::Put(&body, attributes), kin, content).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of Op::Copy")]
@@ -196,18 +206,26 @@ impl Runner {
         self.pending.abandon(self, subject).await?;
         self.counts.add("copy");
         match attributes {
-            None => self.land(op, &Write::Copy(source, None), Kin::CopyOf(source.clone()), content).await,
+            None => self.land(subject, op, &Write::Copy(source, None), Kin::CopyOf(source.clone()), content).await,
             Some(attributes) => {
                 let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, from.as_bytes());
                 let marked = mark.on(attributes);
                 let kin = Kin::Marked { mark, known: Seq(0) };
-                self.land(op, &Write::Copy(source, Some(&marked)), kin, content).await
+                self.land(subject, op, &Write::Copy(source, Some(&marked)), kin, content).await
             }
         }
     }
 
     /// Makes a write happen once, and says how it ended.
-    pub(super) async fn land(&self, op: &Op, write: &Write<'_>, kin: Kin, content: Content) -> Result<Done, Failure> {
+    pub(super) async fn land(
+        &self,
+        subject: u64,
+        op: &Op,
+        write: &Write<'_>,
+        kin: Kin,
+        content: Content,
+    ) -> Result<Done, Failure> {
+        self.pending.intend(self, subject, Suspect { op: op.clone(), kin: Some(kin.clone()), content: content.clone() }).await?;
         match adopt::land(&*self.bucket, op.target(), write, op.expected(), &kin).await {
             Ok(Landed::Written(written)) => Ok(content.written(written)),
             Ok(Landed::Foreign(head)) => {

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use super::deletes::{Collected, Deletes, Next};
 use super::finished::Finished;
 use super::keys::KeyLocks;
-use super::queue::{Look, Queue, Trouble};
-use super::run::{Failure, Runner};
+use super::queue::{Look, Queue, Trouble, Woken};
+use super::run::{Content, Failure, Runner, Suspect};
 use super::{Done, Op, Plan, Planner};
 use crate::base::id::OwnerId;
 use crate::store::blob::{Batch, BlobError, BlobStore};
@@ -46,7 +46,7 @@ pub(super) struct Owner {
     pub(super) keys: Arc<KeyLocks>,
     pub(super) deletes: Deletes,
     pub(super) finished: Mutex<Finished>,
-    /// Subjects that were woken and whose row was dropped at the same time.
+    /// Subjects that were woken and whose row was dropped or changed at the same time.
     rowless: Mutex<Vec<u64>>,
     /// The loop has something to look at.
     changed: Notify,
@@ -106,18 +106,24 @@ impl Owner {
 
     /// Takes up what a row says.
     pub(super) fn restore(&self, row: JobRow) {
-        self.runner.pending.adopt(row.subject, &row.multipart);
+        let suspect = self.runner.pending.adopt(row.subject, &row.multipart).map(Box::new);
         let date = self.instant(row.not_before_ns);
         let trouble = Trouble { attempts: row.attempts, error: row.error };
-        self.queue.lock().restore(row.subject, row.since_ns, date, trouble, Instant::now());
+        self.queue.lock().restore(row.subject, row.since_ns, date, trouble, suspect, Instant::now());
     }
 
     /// See [`super::Uploader::wake`].
     pub(super) fn wake(&self, subject: u64, not_before_ns: i64) {
         let date = self.instant(not_before_ns);
-        let is_new = self.queue.lock().wake(subject, self.blobs().clock().now_ns(), date);
-        // The row of a job that was just swept may have been dropped after the batch that this wake tells of.
-        if is_new && self.blobs().meta().try_get(&Key::Job(self.id, subject)) == Some(None) {
+        let how = self.queue.lock().wake(subject, self.blobs().clock().now_ns(), date);
+        // The row of a job that was just swept may have been dropped after the batch that this wake tells of; and that batch may have put
+        // the row of a job at work as it was before its intent.
+        let is_lost = match (how, self.blobs().meta().try_get(&Key::Job(self.id, subject))) {
+            (Woken::New, row) => row == Some(None),
+            (Woken::AtWork, Some(Some(Row::Job(row)))) => row.multipart != self.runner.pending.encoded(subject),
+            _ => false,
+        };
+        if is_lost {
             self.rowless.lock().push(subject);
         }
         self.changed.notify_one();
@@ -308,6 +314,13 @@ impl Owner {
 
     /// Sends collected deletes and records what became of them, all in one batch.
     async fn delete(self: Arc<Self>, collected: Vec<Collected>) {
+        let intent = |one: &Collected| (one.subject, Suspect { op: one.op.clone(), kin: None, content: Content::default() });
+        if let Err(error) = self.runner.pending.intend_all(&self.runner, collected.iter().map(intent).collect()).await {
+            for one in collected {
+                self.fail(one.subject, Failure { text: error.to_string(), endpoint: false, suspect: None }).await;
+            }
+            return;
+        }
         let ops: Vec<&Op> = collected.iter().map(|one| &one.op).collect();
         let outcomes = self.runner.delete(&ops).await;
         let (mut all, mut done) = (Batch::new(), Vec::new());
@@ -354,9 +367,7 @@ impl Owner {
     async fn record(&self, subject: u64, op: &Op, done: &Done) -> Result<Batch, Failure> {
         let mut batch = Batch::new();
         self.planner.done(subject, op, done, &mut batch).await?;
-        if matches!(done, Done::Written { .. }) {
-            self.runner.pending.landed(subject);
-        }
+        self.runner.pending.concluded(subject, matches!(done, Done::Written { .. }));
         let key = Key::Job(self.id, subject);
         let is_told = batch.changes.iter().any(|change| match change {
             Change::Put(row) => row.key() == key,
@@ -445,24 +456,29 @@ impl Owner {
         self.changed.notify_one();
     }
 
-    /// Puts the row of a job that was woken while it was dropped, if it is still missing.
-    async fn restore_row(self: Arc<Self>, subject: u64, row: Option<JobRow>) {
-        if !matches!(self.row(&Key::Job(self.id, subject)).await, Ok(None)) {
-            return;
-        }
-        let now_ns = self.blobs().clock().now_ns();
-        let row = row.unwrap_or_else(|| JobRow {
+    /// Puts the row of a job that was dropped or changed by somebody at the same time as by us.
+    async fn restore_row(self: Arc<Self>, subject: u64, dropped: Option<JobRow>) {
+        let fresh = || JobRow {
             owner: self.id,
             subject,
             since_ns: self.queue.lock().since_ns(subject),
-            not_before_ns: now_ns,
+            not_before_ns: self.blobs().clock().now_ns(),
             attempts: 0,
             error: String::new(),
             multipart: Vec::new(),
             note: Vec::new(),
-        });
+        };
+        let (row, there) = match self.row(&Key::Job(self.id, subject)).await {
+            Ok(Some(Row::Job(row))) => (row, true),
+            Ok(_) => (dropped.unwrap_or_else(fresh), false),
+            Err(_) => return,
+        };
+        let multipart = self.runner.pending.encoded(subject);
+        if there && row.multipart == multipart {
+            return;
+        }
         let mut batch = Batch::new();
-        batch.put(Row::Job(row));
+        batch.put(Row::Job(JobRow { multipart, ..row }));
         if let Err(error) = self.apply(batch).await {
             tracing::error!(owner = %self.id, subject, error, "a job's row could not be restored");
         }

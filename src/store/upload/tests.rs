@@ -1,1 +1,7 @@
-//! Tests.
+//! The upload engine in a small world; see `world.rs`.
+
+mod faults;
+mod order;
+mod parts;
+mod requests;
+mod world;

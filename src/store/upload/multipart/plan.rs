@@ -58,6 +58,7 @@ pub fn plan(len_bytes: u64, changed: &[Range<u64>], base_bytes: u64, limits: Lim
 }
 
 /// Bytes that a plan sends.
+#[cfg(test)]
 pub fn sent_bytes(parts: &[PlannedPart]) -> u64 {
     parts.iter().filter(|part| !part.copied).map(|part| range::len(&part.range)).sum()
 }

@@ -1,0 +1,184 @@
+//! Order on keys, waking and waiting, restarts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::world::{Model, OWNER, Wants, Whole, World, small_parts};
+use crate::base::id::OwnerId;
+use crate::store::blob::Portion;
+use crate::store::object::fault::{Action, Death, Faults, Rule};
+use crate::store::object::layer::{Kind, layered};
+use crate::store::object::memory::MemoryStore;
+use crate::store::upload::Settings;
+
+const LONG: Action = Action::Delay(Duration::from_secs(5)..Duration::from_secs(6));
+
+#[tokio::test(start_paused = true)]
+async fn a_write_during_an_upload_is_a_second_put_and_nothing_is_mixed() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    world.faults.add(Rule::new(LONG).on(Kind::Put).times(1));
+    gateway.create(1, "k", &[1; 9_000]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    gateway.write(1, 0, &[2; 4_096]).await;
+    gateway.write(1, 8_000, &[2; 4_096]).await;
+    gateway.drain().await;
+    let versions = world.store.versions("k");
+    let bodies: Vec<_> = versions.iter().map(|version| version.object.clone().unwrap().bytes.to_vec()).collect();
+    assert_eq!(bodies, [vec![1; 9_000], world.wants.lock()[&1].content.clone()]);
+    assert_eq!(gateway.model.conflicts.lock().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_of_renames_comes_out_right() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    for subject in 1..=4 {
+        gateway.create(subject, &format!("k{subject}"), format!("content {subject}").as_bytes()).await;
+    }
+    gateway.drain().await;
+    world.faults.add(Rule::new(Action::Delay(Duration::ZERO..Duration::from_secs(1))));
+    for subject in 1..=4 {
+        gateway.rename(subject, &format!("k{}", subject + 1)).await;
+    }
+    gateway.drain().await;
+    assert_eq!(world.objects(), world.wanted());
+    assert_eq!(gateway.model.conflicts.lock().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_removed_and_made_again_ends_as_the_new_one() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    world.faults.add(Rule::new(Action::Delay(Duration::ZERO..Duration::from_secs(1))));
+    for round in 0..10_u64 {
+        gateway.create(round, "k", format!("content {round}").as_bytes()).await;
+        tokio::time::sleep(Duration::from_millis(150 * round)).await;
+        gateway.remove(round).await;
+    }
+    gateway.create(99, "k", b"the last").await;
+    gateway.drain().await;
+    assert_eq!(world.objects(), world.wanted());
+    assert_eq!(gateway.model.conflicts.lock().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn finish_waits_for_one_job_and_says_why_it_fails() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    gateway.create(1, "k", b"content").await;
+    gateway.touch(1, Duration::from_secs(3600)).await;
+    assert_eq!(gateway.uploader.finish(OWNER, 1, Duration::from_secs(1)).await, Ok(()));
+    assert_eq!(world.objects(), world.wanted());
+    world.faults.kill(Death::Refusing);
+    gateway.write(1, 0, b"CONTENT").await;
+    let error = gateway.uploader.finish(OWNER, 1, Duration::from_secs(10)).await.unwrap_err();
+    assert!(error.contains("refused"), "{error}");
+    assert_eq!(gateway.uploader.finish(OWNER, 42, Duration::from_secs(1)).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_survive_a_restart() {
+    let mut world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    world.faults.kill(Death::Silent);
+    for subject in 1..=20 {
+        gateway.create(subject, &format!("k{subject}"), b"content").await;
+    }
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    world.crash(gateway).await;
+    world.faults.heal();
+    let gateway = world.open().await;
+    gateway.drain().await;
+    assert_eq!(world.objects(), world.wanted());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(gateway.jobs().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_in_any_instant_of_an_upload_is_not_lost() {
+    for wait_us in (0..120_000).step_by(1_700) {
+        let world = World::new(small_parts(true), Settings::default());
+        let gateway = world.open().await;
+        world.faults.add(Rule::new(Action::Delay(Duration::from_millis(5)..Duration::from_millis(6))));
+        gateway.create(1, "k", b"one").await;
+        tokio::time::sleep(Duration::from_micros(wait_us)).await;
+        gateway.write(1, 0, b"two").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.objects(), world.wanted(), "woken after {wait_us} us");
+        assert_eq!(gateway.jobs().await, [], "woken after {wait_us} us");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_bucket_does_not_stop_a_second_owner() {
+    let settings = Settings { memory_bytes: 64 << 10, ..Settings::default() };
+    let world = World::new(small_parts(true), settings);
+    let gateway = world.open().await;
+    let other = OwnerId(8);
+    let store = Arc::new(MemoryStore::new(world.clock.clone(), small_parts(true)));
+    let faults = Arc::new(Faults::new(2));
+    let bucket = layered(store.clone(), faults.clone());
+    faults.kill(Death::Silent);
+    gateway.blobs.register(
+        other,
+        Arc::new(Whole(bucket.clone())),
+        Portion { guaranteed_bytes: 1 << 20, maximum_bytes: 100 << 20 },
+    );
+    let wants = Wants::default();
+    let model = Arc::new(Model::new(other, gateway.blobs.clone(), wants.clone()));
+    gateway.uploader.register(other, "gw", bucket, model).await.unwrap();
+    for subject in 1..=50_u64 {
+        gateway.create_for(other, &wants, subject + 1_000, &format!("k{subject}"), &[1; 8_000]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = tokio::time::Instant::now();
+    for subject in 1..=50 {
+        gateway.create(subject, &format!("k{subject}"), &[1; 8_000]).await;
+    }
+    gateway.drain().await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(world.objects(), world.wanted());
+    faults.heal();
+    assert!(gateway.uploader.drain(other, Some(Duration::from_secs(300))).await);
+    assert_eq!(store.keys().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_few_requests_and_heals_by_itself() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    world.faults.kill(Death::Refusing);
+    for subject in 1..=500 {
+        gateway.create(subject, &format!("k{subject}"), b"content").await;
+    }
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let during = world.meter.counts().total();
+    assert!((50..1_500).contains(&during), "{during} requests in an hour");
+    let status = gateway.uploader.status();
+    assert_eq!(status.len(), 500);
+    assert!(status.iter().any(|job| job.attempts >= 1 && job.error.contains("refused")));
+    world.faults.heal();
+    tokio::time::sleep(Duration::from_secs(125)).await;
+    assert_eq!(world.objects(), world.wanted());
+    assert_eq!(gateway.uploader.status(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_lets_what_runs_end_within_its_grace() {
+    let mut world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    world.faults.add(Rule::new(LONG).on(Kind::Put));
+    gateway.create(1, "k", b"content").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    gateway.create(2, "late", b"content").await;
+    let start = tokio::time::Instant::now();
+    gateway.uploader.close(Duration::from_secs(1)).await;
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(world.store.keys(), Vec::<String>::new());
+    world.crash(gateway).await;
+    let gateway = world.open().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    gateway.uploader.close(Duration::from_secs(60)).await;
+    assert_eq!(world.objects(), world.wanted());
+}
