@@ -2,3 +2,4 @@
 //! `iscsi`, which stands on `scsi`. Wire bytes live only here.
 
 pub mod fuse;
+pub mod s3;

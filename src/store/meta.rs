@@ -95,7 +95,7 @@ pub enum MetaError {
 ///
 /// Lock order: `applying`, then `overlay`, then what the back end has of its own.
 pub struct Meta {
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
     /// Held through an apply: one at a time.
     applying: tokio::sync::Mutex<()>,
     overlay: RwLock<Overlay>,
@@ -110,23 +110,27 @@ impl Meta {
     /// # Errors
     /// `Refused`, `Failed`.
     pub async fn open(place: Place) -> Result<Self, MetaError> {
-        let (backend, loaded): (Box<dyn Backend>, Loaded) = match place {
+        let (backend, loaded): (Arc<dyn Backend>, Loaded) = match place {
             Place::File(path) => {
                 let (database, loaded) = sqlite::Database::open(&path).await?;
-                (Box::new(database), loaded)
+                (Arc::new(database), loaded)
             }
             Place::Memory(database) => {
                 let loaded = database.load();
-                (Box::new(database), loaded)
+                (database, loaded)
             }
         };
-        Ok(Self {
+        Ok(Self::new(backend, loaded))
+    }
+
+    fn new(backend: Arc<dyn Backend>, loaded: Loaded) -> Self {
+        Self {
             backend,
             applying: tokio::sync::Mutex::new(()),
             overlay: RwLock::new(Overlay::new(loaded.applied, loaded.tallies)),
             cache: RowCache::new(),
             position: RwLock::new(loaded.position),
-        })
+        }
     }
 
     /// The checkpoint's position, the number up to which changes are applied.

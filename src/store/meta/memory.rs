@@ -25,7 +25,7 @@ pub struct MemoryDatabase(Mutex<State>);
 struct State {
     rows: Rows,
     blobs: BTreeMap<BlobId, BlobRow>,
-    pages: BTreeMap<(BlobId, u64), Arc<[u8]>>,
+    pages: BTreeMap<(BlobId, u64), Page>,
     position: Position,
     applied: Seq,
     /// How to take back each transaction since the last durable one, oldest first.
@@ -41,12 +41,15 @@ struct Rows {
     tallies: Tallies,
 }
 
+/// A page of a blob's extent map.
+type Page = Arc<[u8]>;
+
 /// What a transaction replaced.
 #[derive(Clone, Debug, Default)]
 struct Undo {
     rows: Vec<Staged>,
     blobs: Vec<(BlobId, Option<BlobRow>)>,
-    pages: Vec<((BlobId, u64), Option<Arc<[u8]>>)>,
+    pages: Vec<((BlobId, u64), Option<Page>)>,
     position: Position,
     applied: Seq,
 }
@@ -146,7 +149,7 @@ impl State {
 }
 
 #[async_trait]
-impl Backend for Arc<MemoryDatabase> {
+impl Backend for MemoryDatabase {
     async fn apply(&self, changes: &[Staged], checkpoint: &Checkpoint, durable: bool) -> Result<Tallies, MetaError> {
         let mut state = self.0.lock();
         if state.failures > 0 {

@@ -1,7 +1,8 @@
 //! The database on disk: SQLite in WAL mode through sqlx. The only SQL of the program is here and in `migrations/`.
 //!
 //! What lives here: [`Database`], one writer connection and a few that only read. `sqlite/open.rs` is what happens
-//! before anything is written; `sqlite/table.rs` the statements and columns of rows; `sqlite/range.rs` of range reads.
+//! before anything is written; `sqlite/writer.rs` applies; `sqlite/table.rs` has the statements and columns of rows,
+//! `sqlite/range.rs` those of range reads.
 //!
 //! Invariants:
 //! 1. An apply is one transaction of the one writer.
@@ -10,12 +11,19 @@
 //!    was written to it before; frames of an earlier round of the WAL are in the database file, which SQLite synced
 //!    before it began the WAL anew (<https://sqlite.org/pragma.html#pragma_synchronous>, <https://sqlite.org/wal.html>).
 //!    The transaction always writes the checkpoint's row, so there is always something to sync.
-//! 3. A read is one statement, so one moment, and no transaction stays open after it.
-//! 4. On a full disk the ballast is given up so that the apply can go on; see `ballast.rs`.
+//! 3. *A failed sync.* The kernel may drop what a failed `fsync` should have written and let the next one succeed. So
+//!    after an I/O error nothing is promised again before the WAL is folded into the database file whole, which writes
+//!    its frames anew, into another file, and syncs that. Folding is done here and not by SQLite on its own (which
+//!    does it after a commit and keeps quiet about errors).
+//! 4. A read is one statement, so one moment, and no transaction stays open after it.
+//! 5. On a full disk the ballast is given up so that the apply can go on; see `ballast.rs`.
 
 mod open;
 mod range;
 mod table;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -28,11 +36,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::backend::{Backend, Loaded, Staged};
 use super::ballast::Ballast;
 use super::order::{Place, Range};
-use super::rows::{BlobRow, Counts, Key, Row};
+use super::rows::{BlobRow, Key, Row};
 use super::tally::Tallies;
 use super::{Checkpoint, MetaError, Position};
-use crate::base::id::{BlobId, OwnerId, Seq};
-use table::{PORTIONS, Query, bits, query};
+use crate::base::id::{BlobId, Seq};
+use table::{Query, bits, query};
+use writer::{Writer, tallies};
 
 /// How many reads may run at the same time.
 const READERS: usize = 4;
@@ -46,13 +55,6 @@ pub(super) struct Database {
     writer: tokio::sync::Mutex<Option<Writer>>,
     readers: Readers,
     ballast: Ballast,
-}
-
-/// The connection that writes.
-struct Writer {
-    connection: SqliteConnection,
-    /// Whether `synchronous` is `FULL`; `None` where that is not known.
-    full: Option<bool>,
 }
 
 /// The connections that read.
@@ -116,6 +118,11 @@ fn is_damage(error: &sqlx::Error) -> bool {
     matches!(code(error), Some(11 | 26)) || matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
 }
 
+/// `SQLITE_IOERR`.
+fn is_io(error: &sqlx::Error) -> bool {
+    code(error) == Some(10)
+}
+
 /// `SQLITE_FULL`, or an `SQLITE_IOERR` that may come of it.
 fn is_full(error: &sqlx::Error) -> bool {
     matches!(code(error), Some(13 | 10))
@@ -132,11 +139,19 @@ impl Database {
         }
         let database = Self {
             path: path.to_owned(),
-            writer: tokio::sync::Mutex::new(Some(Writer { connection, full: None })),
+            writer: tokio::sync::Mutex::new(Some(Writer::new(connection))),
             readers: Readers { permits: Semaphore::new(READERS), idle: parking_lot::Mutex::new(idle) },
             ballast: Ballast::open(open::beside(path, ".ballast"), BALLAST_BYTES),
         };
         Ok((database, loaded))
+    }
+
+    /// Makes the disk full after so many pages.
+    #[cfg(test)]
+    pub async fn limit_pages(&self, pages: u32) {
+        let mut writer = self.writer.lock().await;
+        let pragma = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::query(pragma).execute(&mut writer.as_mut().unwrap().connection).await.unwrap();
     }
 
     async fn one(&self, query: Query<'_>) -> Result<Option<sqlx::sqlite::SqliteRow>, MetaError> {
@@ -153,97 +168,6 @@ async fn load(connection: &mut SqliteConnection) -> sqlx::Result<Loaded> {
     let position = Position(row.try_get::<i64, _>(0)?.cast_unsigned());
     let applied = Seq(row.try_get::<i64, _>(1)?.cast_unsigned());
     Ok(Loaded { position, applied, tallies: tallies(connection).await? })
-}
-
-async fn tallies(connection: &mut SqliteConnection) -> sqlx::Result<Tallies> {
-    let mut tallies = Tallies::default();
-    let rows = query("SELECT owner, nodes, objects, object_bytes, jobs FROM tally").fetch_all(connection).await?;
-    for row in rows {
-        let count = |index: usize| row.try_get::<i64, _>(index).map(i64::cast_unsigned);
-        let counts = Counts { nodes: count(1)?, objects: count(2)?, object_bytes: count(3)?, jobs: count(4)? };
-        tallies.set(OwnerId(row.try_get(0)?), counts);
-    }
-    Ok(tallies)
-}
-
-impl Writer {
-    /// One transaction.
-    async fn apply(&mut self, changes: &[Staged], checkpoint: &Checkpoint, durable: bool) -> sqlx::Result<Tallies> {
-        if self.full != Some(durable) {
-            self.full = None;
-            let pragma = if durable { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
-            query(pragma).execute(&mut self.connection).await?;
-            self.full = Some(durable);
-        }
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        write_rows(&mut transaction, changes).await?;
-        write_blobs(&mut transaction, checkpoint).await?;
-        query("UPDATE checkpoint SET position = ?, applied = ?, applies = applies + 1 WHERE id = 1")
-            .bind(bits(checkpoint.position.0))
-            .bind(bits(checkpoint.applied.0))
-            .execute(&mut *transaction)
-            .await?;
-        let tallies = tallies(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(tallies)
-    }
-}
-
-/// Many rows a statement, tables one after the other (`changes` is in the order of keys).
-async fn write_rows(connection: &mut SqliteConnection, changes: &[Staged]) -> sqlx::Result<()> {
-    let same_table = |(a, _): &Staged, (b, _): &Staged| std::mem::discriminant(a) == std::mem::discriminant(b);
-    for table in changes.chunk_by(same_table) {
-        let statements = table::statements(&table[0].0);
-        let dropped: Vec<&Key> = table.iter().filter(|(_, row)| row.is_none()).map(|(key, _)| key).collect();
-        write(connection, &statements.drop, &dropped, |query, key| table::bind_key(query, key)).await?;
-        let put: Vec<&Row> = table.iter().filter_map(|(_, row)| row.as_deref()).collect();
-        write(connection, &statements.put, &put, |query, row| table::bind_row(query, row)).await?;
-    }
-    Ok(())
-}
-
-/// Runs a statement for all `items`, in the largest portions that there are.
-async fn write<T>(
-    connection: &mut SqliteConnection,
-    statements: &'static [String; PORTIONS.len()],
-    mut items: &[T],
-    bind: impl Fn(Query<'static>, &T) -> Query<'static>,
-) -> sqlx::Result<()> {
-    for (portion, statement) in PORTIONS.into_iter().zip(statements) {
-        while let Some((now, later)) = items.split_at_checked(portion) {
-            now.iter().fold(query(statement), &bind).execute(&mut *connection).await?;
-            items = later;
-        }
-    }
-    Ok(())
-}
-
-async fn write_blobs(connection: &mut SqliteConnection, checkpoint: &Checkpoint) -> sqlx::Result<()> {
-    for (blob, row) in &checkpoint.blobs {
-        match row {
-            Some(row) => {
-                let put = query(
-                    "INSERT OR REPLACE INTO blob (blob, owner, len_bytes, remote_len_bytes, clean_through, modified_seq, \
-                     modified_ns, len_seq, source, hint, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                );
-                table::bind_blob(put.bind(bits(blob.0)), row).execute(&mut *connection).await?;
-            }
-            None => {
-                query("DELETE FROM page WHERE blob = ?").bind(bits(blob.0)).execute(&mut *connection).await?;
-                query("DELETE FROM blob WHERE blob = ?").bind(bits(blob.0)).execute(&mut *connection).await?;
-            }
-        }
-    }
-    for (blob, page, body) in &checkpoint.pages {
-        let change = match body {
-            Some(_) => query("INSERT OR REPLACE INTO page (blob, page, body) VALUES (?, ?, ?)"),
-            None => query("DELETE FROM page WHERE blob = ? AND page = ?"),
-        };
-        let change = change.bind(bits(blob.0)).bind(bits(*page));
-        let change = if let Some(body) = body { change.bind(body.clone()) } else { change };
-        change.execute(&mut *connection).await?;
-    }
-    Ok(())
 }
 
 #[async_trait]

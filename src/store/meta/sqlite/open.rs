@@ -79,7 +79,7 @@ pub(super) async fn writer(path: &Path) -> Result<SqliteConnection, MetaError> {
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
-        .pragma("wal_autocheckpoint", "4000")
+        .pragma("wal_autocheckpoint", "0")
         .pragma("journal_size_limit", "67108864")
         .pragma("cache_size", "-16384");
     let mut connection = options.connect().await.map_err(failed)?;

@@ -307,7 +307,7 @@ impl World {
 
 #[tokio::test]
 async fn sqlite_is_as_the_model() {
-    for seed in 0..12 {
+    for seed in 0..6 {
         let mut world = World::new(seed, Ground::File(vec![tempfile::tempdir().unwrap()])).await;
         for _ in 0..200 {
             world.step().await;
@@ -318,7 +318,7 @@ async fn sqlite_is_as_the_model() {
 
 #[tokio::test]
 async fn memory_is_as_the_model() {
-    for seed in 0..200 {
+    for seed in 0..100 {
         let mut world = World::new(seed, Ground::Memory(Arc::default())).await;
         for _ in 0..300 {
             world.step().await;
