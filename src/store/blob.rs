@@ -206,8 +206,10 @@ pub struct BlobStore {
     node_ids: ids::Ids,
     blob_ids: ids::Ids,
     table: cache::Table,
-    /// Extents in memory, about.
-    extents: AtomicI64,
+    /// What extents take in memory, in bytes (about).
+    memory: AtomicI64,
+    /// Evicting did not help; a checkpoint may.
+    eviction_waits: AtomicBool,
     accounts: Mutex<accounts::Accounts>,
     /// See the lock order.
     barrier: RwLock<()>,

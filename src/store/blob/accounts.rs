@@ -19,6 +19,7 @@ pub struct Accounts {
     ledger: Ledger,
     /// Bytes that only generations still have, by slot and life.
     kept: BTreeMap<(u32, u32), u64>,
+    /// Every owner that the ledger has, and those with a portion.
     owners: BTreeMap<OwnerId, Owner>,
     /// What all owners together may have.
     capacity_bytes: u64,
@@ -43,7 +44,8 @@ fn add(sum: &mut u64, more: i64) {
 impl Accounts {
     /// The accounts of the last checkpoint.
     pub fn new(ledger: Ledger, capacity_bytes: u64) -> Self {
-        Self { ledger, capacity_bytes, ..Self::default() }
+        let owners = ledger.owners.keys().map(|owner| (*owner, Owner::default())).collect();
+        Self { ledger, capacity_bytes, owners, ..Self::default() }
     }
 
     /// What a checkpoint stores.
@@ -74,6 +76,7 @@ impl Accounts {
             kept += more_kept;
         }
         if dirty != 0 {
+            self.owners.entry(delta.owner).or_default();
             add(self.ledger.owners.entry(delta.owner).or_default(), dirty);
         }
         if kept != 0 {
@@ -149,8 +152,7 @@ impl Accounts {
 
     /// What the other owners have or are guaranteed.
     fn others(&self, owner: OwnerId) -> u64 {
-        let names: BTreeSet<OwnerId> = self.owners.keys().chain(self.ledger.owners.keys()).copied().collect();
-        let others = names.into_iter().filter(|other| *other != owner);
+        let others = self.owners.keys().copied().filter(|other| *other != owner);
         others.map(|other| self.used(other).max(self.portion(other).guaranteed_bytes)).sum()
     }
 }

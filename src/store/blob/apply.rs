@@ -11,7 +11,7 @@ use super::state::{Blob, Delta, State};
 use super::write::Tried;
 use super::{Batch, BlobChange, BlobError, BlobStore, Patience};
 use crate::base::id::{BlobId, OwnerId, Seq};
-use crate::store::log::{BODY_BYTES_MAX, Class, Kind, LogError, Record, Scanned};
+use crate::store::log::{Class, Kind, LogError, Record, Scanned};
 use crate::store::meta::{Change, codec};
 
 /// From so many bytes of staged rows on a checkpoint is made.
@@ -87,13 +87,13 @@ impl State {
     }
 }
 
-/// Row changes as bodies of records.
-fn bodies(changes: Vec<Change>, out: &mut Vec<(Vec<Change>, Bytes)>) -> Result<(), BlobError> {
+/// Row changes as bodies of records of at most `max` bytes.
+fn bodies(changes: Vec<Change>, max: usize, out: &mut Vec<(Vec<Change>, Bytes)>) -> Result<(), BlobError> {
     if changes.is_empty() {
         return Ok(());
     }
     let body = codec::encode(&changes);
-    if body.len() <= BODY_BYTES_MAX {
+    if body.len() <= max {
         out.push((changes, body));
         return Ok(());
     }
@@ -102,8 +102,8 @@ fn bodies(changes: Vec<Change>, out: &mut Vec<(Vec<Change>, Bytes)>) -> Result<(
     }
     let mut first = changes;
     let second = first.split_off(first.len() / 2);
-    bodies(first, out)?;
-    bodies(second, out)
+    bodies(first, max, out)?;
+    bodies(second, max, out)
 }
 
 /// A batch on its way.
@@ -145,7 +145,7 @@ impl BlobStore {
 
     async fn prepare(&self, owner: OwnerId, batch: Batch) -> Result<Prepared, BlobError> {
         let mut names = Vec::new();
-        bodies(batch.changes, &mut names)?;
+        bodies(batch.changes, self.body_bytes_max, &mut names)?;
         let mut prepared = Prepared { owner, names, changes: batch.blobs, blobs: BTreeMap::new() };
         let mut created = Vec::new();
         for change in &prepared.changes {

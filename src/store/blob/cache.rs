@@ -4,8 +4,9 @@
 //! checkpoint, what a checkpoint under way stores, and what has generations is never forgotten.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
@@ -24,6 +25,8 @@ const BLOB_BYTES: u64 = 640;
 /// All loaded blobs.
 pub struct Table {
     shards: Vec<Shard>,
+    /// How many blobs.
+    len: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -34,7 +37,7 @@ struct Shard {
 
 impl Table {
     pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), len: AtomicUsize::new(0) }
     }
 
     fn shard(&self, id: BlobId) -> &Shard {
@@ -48,7 +51,12 @@ impl Table {
 
     /// Adds a blob, unless it is there. Returns the one that is there then.
     pub fn insert(&self, blob: Arc<Blob>) -> Arc<Blob> {
-        self.shard(blob.id).blobs.write().entry(blob.id).or_insert(blob).clone()
+        let mut blobs = self.shard(blob.id).blobs.write();
+        let entry = blobs.entry(blob.id);
+        if matches!(entry, Entry::Vacant(_)) {
+            self.len.fetch_add(1, Ordering::Relaxed);
+        }
+        entry.or_insert(blob).clone()
     }
 
     /// Forgets a blob if nobody uses it and `may` agrees.
@@ -59,11 +67,8 @@ impl Table {
             && may(&blob.state.lock())
         {
             blobs.remove(&id);
+            self.len.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.blobs.read().len()).sum()
     }
 
     fn ids(&self, shard: usize) -> Vec<BlobId> {
@@ -137,32 +142,52 @@ impl BlobStore {
                     Some(bytes) => page::decode_page(number, &bytes).ok_or_else(|| damaged("extent map", blob.id))?,
                     None => return Err(damaged("extent map", blob.id)),
                 };
-                self.extents.fetch_add(map.len() as i64, Ordering::Relaxed);
+                self.count_extents(map.len() as i64);
                 blob.state.lock().put_page(number, map);
             }
         }
         Ok(())
     }
 
-    /// About how much memory blobs and extents take, in bytes.
-    fn memory_bytes(&self) -> u64 {
-        let extents = u64::try_from(self.extents.load(Ordering::Relaxed)).unwrap_or(0);
-        extents * size_of::<Extent>() as u64 + self.table.len() as u64 * BLOB_BYTES
+    /// Extents more (or fewer) in memory.
+    pub(super) fn count_extents(&self, more: i64) {
+        self.memory.fetch_add(more * size_of::<Extent>() as i64, Ordering::Relaxed);
     }
 
-    /// Forgets what was not used lately until three quarters of the memory are in use: at most two rounds.
-    pub(super) fn evict_if_needed(&self) {
-        if self.memory_bytes() <= self.settings.memory_bytes {
+    /// Whether blobs and extents take more memory than they may.
+    pub(super) fn is_memory_full(&self) -> bool {
+        let blobs = self.table.len.load(Ordering::Relaxed) as u64 * BLOB_BYTES;
+        u64::try_from(self.memory.load(Ordering::Relaxed)).unwrap_or(0) + blobs > self.settings.memory_bytes
+    }
+
+    /// Forgets what was not used lately, in at most two rounds. What does not help is not tried again before the next checkpoint.
+    fn evict_if_needed(&self) {
+        if !self.is_memory_full() || self.eviction_waits.load(Ordering::Relaxed) {
             return;
         }
-        let enough = self.settings.memory_bytes / 4 * 3;
         for shard in (0..SHARDS).chain(0..SHARDS) {
             for id in self.table.ids(shard) {
                 self.evict_one(id);
             }
-            if self.memory_bytes() <= enough {
+            if !self.is_memory_full() {
                 return;
             }
+        }
+        self.eviction_waits.store(true, Ordering::Relaxed);
+        self.checkpoint_wanted.notify_one();
+    }
+
+    /// What was pinned until now may go.
+    pub(super) fn evict_after_checkpoint(&self) {
+        self.eviction_waits.store(false, Ordering::Relaxed);
+        self.evict_if_needed();
+    }
+
+    /// One round over everything.
+    #[cfg(test)]
+    pub(super) fn evict_round(&self) {
+        for id in (0..SHARDS).flat_map(|shard| self.table.ids(shard)) {
+            self.evict_one(id);
         }
     }
 
@@ -172,7 +197,7 @@ impl BlobStore {
             return;
         }
         let forgotten = blob.state.lock().evict_pages();
-        self.extents.fetch_sub(forgotten as i64, Ordering::Relaxed);
+        self.count_extents(-(forgotten as i64));
         drop(blob);
         self.table.forget(id, State::is_evictable);
     }

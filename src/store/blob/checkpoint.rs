@@ -29,18 +29,32 @@ struct Picture {
     images: Vec<(Arc<Blob>, Image)>,
 }
 
+/// Blobs whose picture is being stored. If that ends without success, also because nobody waits for it any more, what the
+/// picture has is dirty again.
+struct Flight<'a> {
+    store: &'a BlobStore,
+    blobs: Vec<Arc<Blob>>,
+    stored: bool,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.store.landed(std::mem::take(&mut self.blobs), self.stored);
+    }
+}
+
 impl BlobStore {
     /// Makes a checkpoint. With `durable` it survives power loss.
     pub(super) async fn make_checkpoint(&self, durable: bool) -> Result<(), BlobError> {
         let _one = self.checkpointing.lock().await;
-        let picture = self.take_picture();
-        let (checkpoint, blobs) = picture.into_checkpoint();
-        let result = match self.log.commit().await {
-            Ok(_) => self.meta.apply(checkpoint, durable).await.map_err(BlobError::from),
-            Err(error) => Err(error.into()),
-        };
-        self.landed(blobs, result.is_ok());
-        result
+        let (checkpoint, blobs) = self.take_picture().into_checkpoint();
+        let mut flight = Flight { store: self, blobs, stored: false };
+        self.log.commit().await?;
+        self.meta.apply(checkpoint, durable).await?;
+        flight.stored = true;
+        drop(flight);
+        self.evict_after_checkpoint();
+        Ok(())
     }
 
     fn take_picture(&self) -> Picture {

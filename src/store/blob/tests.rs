@@ -1,5 +1,8 @@
 //! Tests of the blob store in simulated worlds.
 
-//mod crash;
+mod crash;
+mod damage;
+mod fetch;
+mod full;
 mod verbs;
 mod world;

@@ -3,8 +3,6 @@
 //! A write waits before it takes a lock: for its portion, for room in the log, for its pages. Under the locks it only
 //! appends and inserts; where something is missing there it lets go, gets it, and tries again.
 
-use std::sync::atomic::Ordering;
-
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
@@ -158,8 +156,12 @@ impl BlobStore {
         if !state.listed {
             state.listed = true;
             self.dirty.lock().insert(id);
+            if self.is_memory_full() {
+                // Only a checkpoint unpins what changed.
+                self.checkpoint_wanted.notify_one();
+            }
         }
-        self.extents.fetch_add(delta.extents, Ordering::Relaxed);
+        self.count_extents(delta.extents);
         let mut accounts = self.accounts.lock();
         if state.dirty_since_ns != before {
             accounts.since(delta.owner, id, state.dirty_since_ns);

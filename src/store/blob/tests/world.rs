@@ -36,6 +36,10 @@ impl Remote {
         self.objects.lock().insert(source.to_vec(), bytes);
         source
     }
+
+    pub fn object(&self, source: &[u8]) -> Bytes {
+        self.objects.lock().get(source).cloned().unwrap_or_default()
+    }
 }
 
 #[async_trait]
@@ -158,6 +162,18 @@ impl BlobStore {
             assert_eq!(allocated, state.allocated_bytes(), "allocated bytes of {id}");
         }
         ledger
+    }
+
+    /// Forgets everything that may be forgotten.
+    pub fn evict_all(&self) {
+        for _ in 0..2 {
+            self.evict_round();
+        }
+    }
+
+    /// Ends the write head's segment, so that it can be a victim.
+    pub fn test_seal(&self) {
+        self.log.seal();
     }
 
     pub async fn test_accounts(&self) {

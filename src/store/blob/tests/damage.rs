@@ -1,0 +1,122 @@
+//! Damage on the cache disk, and disks that fail.
+
+use super::world::{World, bytes};
+use crate::base::disk::Disk;
+use crate::base::id::BlobId;
+use crate::store::blob::{BlobError, BlobStore, Patience};
+
+/// Turns over a bit wherever the disk has these bytes. Returns how often.
+fn flip(world: &World, needle: &[u8]) -> usize {
+    let mut found = 0;
+    for (name, len_bytes) in world.disk.list().unwrap() {
+        let mut content = vec![0; len_bytes as usize];
+        world.disk.peek(&name, 0, &mut content);
+        for at in content.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle).map(|(at, _)| at) {
+            world.disk.flip(&name, at as u64, 0x10);
+            found += 1;
+        }
+    }
+    found
+}
+
+async fn upload(store: &std::sync::Arc<BlobStore>, world: &World, id: BlobId) {
+    let generation = store.freeze(id).await.unwrap();
+    let clean = generation.test_upload(id, &world.remote).await.unwrap();
+    store.test_apply(clean).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_clean_bytes_are_fetched_again() {
+    let world = World::new(12, 1);
+    let store = world.open().await;
+    let id = store.test_create().await;
+    let data = bytes(1, 100_000);
+    store.write(id, 0, data.clone(), Patience::Default).await.unwrap();
+    upload(&store, &world, id).await;
+    assert_eq!(flip(&world, &data[50_000..50_016]), 1);
+    assert_eq!(store.test_read(id).await.unwrap(), data);
+    assert_eq!(world.remote.fetches.lock().len(), 1);
+    assert!(!store.info(id).await.unwrap().damaged);
+    store.test_accounts().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_dirty_bytes_are_told_and_the_rest_stays_readable() {
+    let world = World::new(12, 1);
+    let store = world.open().await;
+    let (id, other) = (store.test_create().await, store.test_create().await);
+    let data = bytes(1, 100_000);
+    store.write(id, 0, data.clone(), Patience::Default).await.unwrap();
+    store.write(other, 0, bytes(2, 100_000), Patience::Default).await.unwrap();
+    assert_eq!(flip(&world, &data[50_000..50_016]), 1);
+    let lost = match store.test_read(id).await {
+        Err(BlobError::Damaged(lost)) => lost,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(lost, 49_152..53_248, "the checksum unit around byte 50,000");
+    assert_eq!(store.read(id, 0..lost.start).await.unwrap().concat(), &data[..lost.start as usize]);
+    assert_eq!(store.read(id, lost.end..100_000).await.unwrap().concat(), &data[lost.end as usize..]);
+    assert_eq!(store.test_read(other).await.unwrap(), bytes(2, 100_000));
+    assert!(store.info(id).await.unwrap().damaged && !store.info(other).await.unwrap().damaged);
+    // Reclaim leaves it where it is.
+    store.test_seal();
+    store.reclaim().await.unwrap();
+    assert_eq!(store.read(id, 0..lost.start).await.unwrap().concat(), &data[..lost.start as usize]);
+    // Overwritten, it is whole again.
+    store.write(id, lost.start, data.slice(lost.start as usize..lost.end as usize), Patience::Default).await.unwrap();
+    assert_eq!(store.test_read(id).await.unwrap(), data);
+}
+
+#[tokio::test(start_paused = true)]
+async fn maps_follow_what_a_failed_flush_moved() {
+    let mut world = World::new(16, 1);
+    let store = world.open().await;
+    let id = store.test_create().await;
+    store.sync().await.unwrap();
+    let verifier = store.verifier();
+    store.write(id, 0, bytes(1, 100_000), Patience::Default).await.unwrap();
+    let generation = {
+        world.disk.fail_next_syncs(1);
+        assert!(matches!(store.sync().await, Err(BlobError::Log(_))));
+        assert_ne!(store.verifier(), verifier);
+        store.freeze(id).await.unwrap()
+    };
+    store.write(id, 0, bytes(2, 10), Patience::Default).await.unwrap();
+    assert_eq!(generation.test_bytes().await.unwrap(), bytes(1, 100_000));
+    store.checkpoint().await.unwrap();
+    store.test_accounts().await;
+    assert_eq!(generation.test_bytes().await.unwrap(), bytes(1, 100_000));
+    let expected = store.test_read(id).await.unwrap();
+    drop(generation);
+    drop(store);
+    world.power_loss(1);
+    let store = world.open().await;
+    assert_eq!(store.test_read(id).await.unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn relocated_bytes_that_are_overwritten_stay_overwritten() {
+    for crash in 0..20 {
+        let mut world = World::new(12, crash);
+        let store = world.open().await;
+        let (id, dead) = (store.test_create().await, store.test_create().await);
+        store.write(id, 0, bytes(1, 100_000), Patience::Default).await.unwrap();
+        store.write(dead, 0, bytes(3, 300_000), Patience::Default).await.unwrap();
+        store.write(dead, 0, bytes(4, 300_000), Patience::Default).await.unwrap();
+        store.sync().await.unwrap();
+        store.test_seal();
+        assert_eq!(store.reclaim().await.unwrap(), 1);
+        store.write(id, 40_000, bytes(2, 20_000), Patience::Default).await.unwrap();
+        let mut expected = bytes(1, 100_000).to_vec();
+        expected[40_000..60_000].copy_from_slice(&bytes(2, 20_000));
+        if crash % 2 == 0 {
+            store.sync().await.unwrap();
+        }
+        drop(store);
+        world.power_loss(crash);
+        let store = world.open().await;
+        let seen = store.test_read(id).await.unwrap();
+        assert!(seen == expected || (crash % 2 == 1 && seen == bytes(1, 100_000)), "crash {crash}");
+        store.test_accounts().await;
+    }
+}

@@ -1,0 +1,135 @@
+//! Reading what is in S3: coalesced, ahead of a sequential reader, cached, and at the cache's limit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::world::{OWNER, World, bytes};
+use crate::base::id::BlobId;
+use crate::store::blob::{BlobChange, BlobError, BlobStore, FetchError, Patience};
+use crate::store::object::ObjectError;
+
+async fn foreign(store: &BlobStore, world: &World, data: &Bytes) -> BlobId {
+    let id = store.new_blob_id().await.unwrap();
+    let source = world.remote.put(data.clone());
+    store.test_apply(BlobChange::Create { id, owner: OWNER, len_bytes: data.len() as u64, source }).await;
+    id
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_the_same_bytes_send_one_request() {
+    let world = World::new(24, 1);
+    let store = world.open().await;
+    let data = bytes(1, 3_000_000);
+    let id = foreign(&store, &world, &data).await;
+    assert!(!store.info(id).await.unwrap().is_dirty());
+    *world.remote.delay.lock() = Duration::from_millis(50);
+    // Backwards, so that nobody takes them for one sequential reader.
+    let offsets: Vec<u64> = (0..20).rev().map(|index| index * 1_000).collect();
+    let readers = offsets.iter().map(|offset| store.read(id, *offset..offset + 5_000));
+    for (offset, read) in offsets.iter().zip(futures_util::future::join_all(readers).await) {
+        assert_eq!(read.unwrap().concat(), &data[*offset as usize..*offset as usize + 5_000]);
+    }
+    assert_eq!(*world.remote.fetches.lock(), vec![0..1 << 20]);
+    // Cached, and still there after a restart.
+    assert!(store.try_read(id, 0..1_000_000).is_some());
+    store.close().await.unwrap();
+    drop(store);
+    let store = world.open().await;
+    assert_eq!(store.read(id, 0..1_000_000).await.unwrap().concat(), &data[..1_000_000]);
+    assert_eq!(world.remote.fetches.lock().len(), 1);
+    store.test_accounts().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sequential_reader_is_fetched_ahead() {
+    let world = World::new(64, 1);
+    let store = world.open().await;
+    let data = bytes(1, 24 << 20);
+    let id = foreign(&store, &world, &data).await;
+    *world.remote.delay.lock() = Duration::from_millis(20);
+    let begun = tokio::time::Instant::now();
+    for offset in (0..24 << 20).step_by(128 << 10) {
+        let read = store.read(id, offset..offset + (128 << 10)).await.unwrap().concat();
+        assert!(read == data[offset as usize..offset as usize + (128 << 10)]);
+    }
+    let fetches = world.remote.fetches.lock().clone();
+    let sent: u64 = fetches.iter().map(|range| range.end - range.start).sum();
+    assert_eq!(sent, 24 << 20, "every byte once");
+    assert!(fetches.len() <= 14, "{} requests", fetches.len());
+    assert!(begun.elapsed() < Duration::from_millis(20 * 14), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_full_of_dirty_bytes_still_serves_reads() {
+    let world = World::new(9, 2);
+    let store = world.open().await;
+    let data = bytes(1, 4_000_000);
+    let id = foreign(&store, &world, &data).await;
+    let dirty = store.test_create().await;
+    let mut offset = 0;
+    while store.write(dirty, offset, bytes(2, 100_000), Patience::AtMost(Duration::from_millis(1))).await.is_ok() {
+        offset += 100_000;
+    }
+    for _ in 0..2 {
+        assert!(store.test_read(id).await.unwrap() == data);
+    }
+    assert_eq!(store.read(dirty, 0..100_000).await.unwrap().concat(), bytes(2, 100_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_more_than_the_cache_takes_replaces_what_is_cold() {
+    let world = World::new(12, 2);
+    let store = world.open().await;
+    let data = bytes(1, 4 << 20);
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        ids.push(foreign(&store, &world, &data).await);
+    }
+    for id in &ids {
+        assert!(store.test_read(*id).await.unwrap() == data);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let before = world.remote.fetches.lock().len();
+    assert!(store.test_read(*ids.last().unwrap()).await.unwrap() == data);
+    let again = world.remote.fetches.lock().len() - before;
+    assert!(again <= 2, "the last is cached: {again} requests");
+    store.test_accounts().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_while_a_fetch_is_under_way_wins() {
+    let world = World::new(24, 1);
+    let store = world.open().await;
+    let data = bytes(1, 1_000_000);
+    let id = foreign(&store, &world, &data).await;
+    *world.remote.delay.lock() = Duration::from_millis(50);
+    let reading = {
+        let store = store.clone();
+        tokio::spawn(async move { store.read(id, 0..1_000_000).await })
+    };
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    store.write(id, 500, bytes(2, 1_000), Patience::Default).await.unwrap();
+    store.test_apply(BlobChange::SetLength { id, len_bytes: 900_000 }).await;
+    store.test_apply(BlobChange::SetLength { id, len_bytes: 950_000 }).await;
+    assert_eq!(reading.await.unwrap().unwrap().concat(), data, "as it was when the read began");
+    let mut expected = data[..900_000].to_vec();
+    expected[500..1_500].copy_from_slice(&bytes(2, 1_000));
+    expected.resize(950_000, 0);
+    assert!(store.test_read(id).await.unwrap() == expected);
+    store.test_accounts().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_told_and_not_remembered() {
+    let world = World::new(24, 1);
+    let store = world.open().await;
+    let data = bytes(1, 10_000);
+    let id = foreign(&store, &world, &data).await;
+    for error in [FetchError::Changed, FetchError::Object(ObjectError::SlowDown)] {
+        *world.remote.broken.lock() = Some(error);
+        assert!(matches!(store.read(id, 0..10).await, Err(BlobError::Fetch(_))));
+    }
+    *world.remote.broken.lock() = None;
+    assert_eq!(store.test_read(id).await.unwrap(), data);
+}
