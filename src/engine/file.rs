@@ -601,3 +601,6 @@ pub trait Vfs: Send + Sync + 'static {
     /// From now on, every change. A receiver that lags is told so (`Lagged`) and drops everything that it knows.
     fn changes(&self) -> tokio::sync::broadcast::Receiver<Event>;
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

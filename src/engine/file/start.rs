@@ -96,7 +96,7 @@ impl Share {
     }
 
     /// Stops uploading after what is under way, and writes what is only in memory. Jobs stay for the next start.
-    pub async fn close(&self) {
+    pub async fn stop(&self) {
         self.flush_atimes().await;
         self.detach().await;
     }
