@@ -2,8 +2,10 @@
 
 mod bytes;
 mod locks;
+mod model;
 mod names;
 mod owners;
+mod random;
 mod times;
 
 use std::sync::Arc;
