@@ -61,12 +61,14 @@ impl Run {
         match self.random.usize(0..24) {
             0..3 => {
                 let mode = self.mode();
-                let (here, there) = (self.world.mkdir(&who, &path, mode).await, self.model.make(&who, &path, NodeKind::Directory, mode, b""));
+                let (here, there) =
+                    (self.world.mkdir(&who, &path, mode).await, self.model.make(&who, &path, NodeKind::Directory, mode, b""));
                 same("mkdir", &path, here, there)
             }
             3..6 => {
                 let mode = self.mode();
-                let (here, there) = (self.world.create(&who, &path, mode).await, self.model.make(&who, &path, NodeKind::File, mode, b""));
+                let (here, there) =
+                    (self.world.create(&who, &path, mode).await, self.model.make(&who, &path, NodeKind::File, mode, b""));
                 same("create", &path, here, there)
             }
             6 => {
@@ -100,7 +102,9 @@ impl Run {
             17 | 18 => {
                 let (offset, data) = self.data();
                 let here = match self.world.walk(&who, &path).await {
-                    Ok(attr) => self.world.share.write(&who, Io::Node(attr.node), offset as u64, data.clone().into()).await.map(|_| ()),
+                    Ok(attr) => {
+                        self.world.share.write(&who, Io::Node(attr.node), offset as u64, data.clone().into()).await.map(|_| ())
+                    }
                     Err(error) => Err(error),
                 };
                 let there = self.model.walk(&who, &path).and_then(|id| self.model.write(&who, id, false, offset, &data));
