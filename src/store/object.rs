@@ -20,7 +20,9 @@ pub mod limit;
 pub mod local;
 pub mod memory;
 pub mod meter;
+pub mod probe;
 pub mod retry;
+pub mod s3;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,0 +1,211 @@
+//! Finds out what an endpoint honours, by trying it on an object of our own. Once, before a bucket is used.
+//!
+//! What is asked of the endpoint, below `<prefix>.tidegate/probe/`, under names that nobody else has:
+//!
+//! | request | where it is honoured | where it is ignored in silence |
+//! |---|---|---|
+//! | PUT, `If-Match`, where nothing is | 404 or 412, nothing is made | an object is made |
+//! | PUT, `If-None-Match: *`, where nothing is, then again | made, then 412 | made twice |
+//! | COPY, `If-Match`, to where nothing is | 404 or 412 | made |
+//! | DELETE with another `If-Match` | 412 | gone |
+//! | UploadPartCopy of it, then abort | a part | an error |
+//! | PUT with a wrong checksum | 400 | made |
+//!
+//! Everything that was made is deleted at the end, also where a request fails in between; a bucket that keeps versions keeps those of
+//! one tiny object. An endpoint that refuses a condition as such (400, 501) does not honour it either.
+//!
+//! Invariant: nothing that is not below that prefix is written or deleted.
+
+use bytes::Bytes;
+
+use super::s3::S3Store;
+use super::{Attributes, Body, Capabilities, CopySource, ETag, ObjectError, ObjectStore, Precondition, UploadId, Written};
+
+#[cfg(test)]
+mod tests;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What the endpoint does.
+    pub capabilities: Capabilities,
+    /// Whether it refuses bodies whose checksum is wrong; `None` where that was not tried.
+    pub checksums: Option<bool>,
+}
+
+impl Report {
+    /// What is missing and what is done instead, a sentence each. To be said once, in the log.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let found = &self.capabilities;
+        let table = [
+            (
+                found.conditional_put,
+                "the endpoint does not honour conditions on PUT (If-None-Match, If-Match): a HEAD is sent before each upload, and \
+                 a foreign writer of the same key at the same moment can be overwritten unseen",
+            ),
+            (
+                found.conditional_copy,
+                "the endpoint does not honour conditions on the target of a copy: a HEAD is sent before each copy",
+            ),
+            (found.conditional_delete, "the endpoint does not honour conditions on DELETE: a HEAD is sent before each delete"),
+            (found.part_copy, "the endpoint does not copy parts (UploadPartCopy): a changed file is always uploaded whole"),
+            (
+                self.checksums != Some(false),
+                "the endpoint does not verify checksums: what is damaged on the way is found when it is read, not when it is written",
+            ),
+        ];
+        table.into_iter().filter(|(has, _)| !has).map(|(_, sentence)| sentence).collect()
+    }
+}
+
+/// Probes an S3 bucket, and lets it act on what was found.
+///
+/// # Errors
+/// Whatever keeps the endpoint from being used at all: it is not there, the keys are wrong, the bucket is missing or read-only.
+/// Then nothing is known, and what the store believed before stays.
+pub async fn adopt(store: &S3Store, prefix: &str) -> Result<Report, ObjectError> {
+    let probe = Probe::new(store, prefix);
+    let capabilities = probe.run().await;
+    let checksums = match &capabilities {
+        Ok(_) => store.refuses_wrong_checksum(&probe.key("checksum")).await,
+        Err(_) => Ok(false),
+    };
+    let tidied = probe.tidy().await;
+    let report = Report { capabilities: capabilities?, checksums: Some(checksums?) };
+    tidied?;
+    store.adopt(report.capabilities, report.checksums == Some(true));
+    Ok(report)
+}
+
+/// Probes any store.
+///
+/// # Errors
+/// As [`adopt`].
+pub async fn run(store: &dyn ObjectStore, prefix: &str) -> Result<Report, ObjectError> {
+    let probe = Probe::new(store, prefix);
+    let capabilities = probe.run().await;
+    let tidied = probe.tidy().await;
+    let report = Report { capabilities: capabilities?, checksums: None };
+    tidied?;
+    Ok(report)
+}
+
+struct Probe<'a> {
+    store: &'a dyn ObjectStore,
+    /// The prefix of everything that is made.
+    place: String,
+}
+
+/// The names below [`Probe::place`].
+const NAMES: [&str; 4] = ["absent", "object", "copy", "checksum"];
+
+/// An ETag that no object has.
+fn nobody() -> ETag {
+    ETag("00000000000000000000000000000000".into())
+}
+
+/// Whether a condition that does not hold was honoured: refused by it, rather than ignored or refused as such.
+fn honoured<T>(answer: Result<T, ObjectError>) -> Result<bool, ObjectError> {
+    match answer {
+        Ok(_) | Err(ObjectError::Unsupported(_) | ObjectError::Invalid(_)) => Ok(false),
+        Err(ObjectError::PreconditionFailed | ObjectError::NotFound | ObjectError::Conflict) => Ok(true),
+        Err(other) => Err(other),
+    }
+}
+
+impl<'a> Probe<'a> {
+    fn new(store: &'a dyn ObjectStore, prefix: &str) -> Self {
+        Self { store, place: format!("{prefix}.tidegate/probe/{:016x}/", fastrand::u64(..)) }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.place)
+    }
+
+    async fn put(&self, name: &str, precondition: &Precondition) -> Result<Written, ObjectError> {
+        let body = Body::from(Bytes::from_static(b"tidegate"));
+        self.store.put(&self.key(name), body, &Attributes::default(), precondition).await
+    }
+
+    async fn run(&self) -> Result<Capabilities, ObjectError> {
+        let if_match = honoured(self.put("absent", &Precondition::Matches(nobody())).await)?;
+        let (object, if_absent) = self.create().await?;
+        let conditional_copy = self.copy_is_conditional().await?;
+        let part_copy = self.parts_are_copied().await?;
+        // Last, since it may be the end of the object.
+        let conditional_delete = self.delete_is_conditional().await?;
+        Ok(Capabilities {
+            conditional_put: if_match && if_absent,
+            conditional_delete,
+            conditional_copy,
+            part_copy,
+            versioned: object.version.is_some(),
+            ..Capabilities::AWS
+        })
+    }
+
+    /// The object of the further requests, and whether it could be created only once.
+    async fn create(&self) -> Result<(Written, bool), ObjectError> {
+        match self.put("object", &Precondition::Absent).await {
+            Ok(object) => Ok((object, honoured(self.put("object", &Precondition::Absent).await)?)),
+            Err(ObjectError::Unsupported(_) | ObjectError::Invalid(_)) => {
+                Ok((self.put("object", &Precondition::None).await?, false))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn object(&self) -> CopySource {
+        CopySource { key: self.key("object"), etag: None, version: None }
+    }
+
+    async fn copy_is_conditional(&self) -> Result<bool, ObjectError> {
+        let to = self.key("copy");
+        let matches = Precondition::Matches(nobody());
+        if !honoured(self.store.copy(&self.object(), &to, None, &matches).await)? {
+            return Ok(false);
+        }
+        // In place, onto what is there: nothing is made where it is honoured.
+        let replaced = Attributes::default();
+        honoured(self.store.copy(&self.object(), &self.key("object"), Some(&replaced), &Precondition::Absent).await)
+    }
+
+    async fn delete_is_conditional(&self) -> Result<bool, ObjectError> {
+        let refused = honoured(self.store.delete(&self.key("object"), Some(&nobody())).await)?;
+        // An endpoint may refuse and delete all the same; one that ignores has deleted.
+        Ok(refused && self.store.head(&self.key("object")).await.is_ok())
+    }
+
+    async fn parts_are_copied(&self) -> Result<bool, ObjectError> {
+        let key = self.key("copy");
+        let upload = match self.store.multipart_begin(&key, &Attributes::default()).await {
+            Ok(upload) => upload,
+            Err(ObjectError::Unsupported(_)) => return Ok(false),
+            Err(other) => return Err(other),
+        };
+        let copied = self.copy_part(&key, &upload).await;
+        self.store.multipart_abort(&key, &upload).await?;
+        copied
+    }
+
+    /// A part that is copied has the source's bytes only where the range and the pin are honoured.
+    async fn copy_part(&self, key: &str, upload: &UploadId) -> Result<bool, ObjectError> {
+        match self.store.multipart_copy(key, upload, 1, &self.object(), 0..4).await {
+            Ok(_) => {}
+            Err(ObjectError::Unsupported(_) | ObjectError::Invalid(_)) => return Ok(false),
+            Err(other) => return Err(other),
+        }
+        let stale = CopySource { etag: Some(nobody()), ..self.object() };
+        honoured(self.store.multipart_copy(key, upload, 2, &stale, 0..4).await)
+    }
+
+    /// Deletes whatever was made; what was not made is fine.
+    async fn tidy(&self) -> Result<(), ObjectError> {
+        let mut failure = Ok(());
+        for name in NAMES {
+            let deleted = self.store.delete(&self.key(name), None).await;
+            failure = failure.and(deleted);
+        }
+        failure
+    }
+}
