@@ -32,6 +32,24 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+/// S3's limit for a key, in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// S3's limit for user metadata, names and values together, in bytes.
+pub const METADATA_BYTES_MAX: usize = 2048;
+
+/// Refuses a key that S3 cannot hold.
+///
+/// # Errors
+/// `Invalid`.
+pub fn check_key(key: &str) -> Result<(), ObjectError> {
+    match key.len() {
+        1..=KEY_BYTES_MAX => Ok(()),
+        0 => Err(ObjectError::Invalid("an empty key".into())),
+        bytes => Err(ObjectError::Invalid(format!("a key of {bytes} bytes (S3 takes {KEY_BYTES_MAX})"))),
+    }
+}
+
 /// An entity tag without its quotes. Opaque: it is compared, never computed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ETag(pub String);
@@ -209,11 +227,11 @@ pub struct PendingUpload {
 pub struct Capabilities {
     /// PUT, copy-free writes and multipart completion honour `If-None-Match: *` and `If-Match`.
     pub conditional_put: bool,
-    /// DELETE honours `If-Match`.
+    /// DELETE honours `If-Match`, and DeleteObjects the ETags of its keys.
     pub conditional_delete: bool,
     /// CopyObject honours `If-None-Match` and `If-Match` on its target.
     pub conditional_copy: bool,
-    /// `UploadPartCopy` works.
+    /// `UploadPartCopy` works, and honours the ETag that its source is pinned to.
     pub part_copy: bool,
     /// The bucket keeps versions.
     pub versioned: bool,
@@ -295,7 +313,7 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// `UploadPart`.
     async fn multipart_part(&self, key: &str, upload: &UploadId, number: u32, body: Body) -> Result<Part, ObjectError>;
 
-    /// `UploadPartCopy`: `range` of the source.
+    /// `UploadPartCopy`: `range` of the source. AWS refuses ranges of sources below 5 MiB.
     async fn multipart_copy(
         &self,
         key: &str,

@@ -10,8 +10,9 @@
 //! - Every call ends: after `answer_timeout` (`long_answer_timeout` where the endpoint itself moves bytes), plus the time that its
 //!   body takes at `bytes_per_second_min`; and before, where nothing moves for `stall_timeout`.
 //! - A body that is sent is a rope whose slices are never copied; a body that is fetched is never longer than was asked for.
-//! - Conditions are always sent. Whether they are honoured is what [`Capabilities`] say, once [`probe`](super::probe) has found out;
-//!   before that an endpoint that is not AWS is believed to honour nothing.
+//! - Conditions are always sent, but for those of `delete_many` where they are known not to be honoured. Whether they are is what
+//!   [`Capabilities`] say, once [`probe`](super::probe) has found out; before that an endpoint that is not AWS is believed to honour
+//!   nothing.
 
 mod connect;
 mod errors;
@@ -50,7 +51,8 @@ pub struct S3Store {
     /// Whether the endpoint is AWS itself, whose checksums the SDK takes care of.
     aws: bool,
     timeouts: Timeouts,
-    capabilities: RwLock<Capabilities>,
+    /// What is known of the endpoint; `None` before it was probed.
+    capabilities: RwLock<Option<Capabilities>>,
     /// Whether the endpoint refuses a body whose `x-amz-checksum-crc32c` is wrong.
     checksums: AtomicBool,
 }
@@ -90,8 +92,13 @@ impl S3Store {
 
     /// What was found out about the endpoint holds from now on.
     pub fn adopt(&self, capabilities: Capabilities, checksums: bool) {
-        *self.capabilities.write() = capabilities;
+        *self.capabilities.write() = Some(capabilities);
         self.checksums.store(checksums, Ordering::Relaxed);
+    }
+
+    /// Whether it is AWS itself.
+    pub(super) fn is_aws(&self) -> bool {
+        self.aws
     }
 
     fn payer(&self) -> Option<RequestPayer> {
@@ -152,7 +159,14 @@ fn nanoseconds(time: Option<&aws_sdk_s3::primitives::DateTime>) -> i64 {
 #[async_trait]
 impl ObjectStore for S3Store {
     fn capabilities(&self) -> Capabilities {
-        *self.capabilities.read()
+        const UNKNOWN: Capabilities = Capabilities {
+            conditional_put: false,
+            conditional_delete: false,
+            conditional_copy: false,
+            part_copy: false,
+            ..Capabilities::AWS
+        };
+        self.capabilities.read().unwrap_or(UNKNOWN)
     }
 
     async fn head(&self, key: &str) -> Result<Head, ObjectError> {

@@ -7,12 +7,9 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::uploads::Upload;
-use crate::store::object::{Attributes, CopySource, ETag, Head, ObjectError, Precondition, UploadId, Written};
-
-/// S3's limit for user metadata: names and values, in bytes.
-const METADATA_BYTES_MAX: usize = 2048;
-/// S3's limit for a key, in bytes.
-const KEY_BYTES_MAX: usize = 1024;
+use crate::store::object::{
+    Attributes, CopySource, ETag, Head, METADATA_BYTES_MAX, ObjectError, Precondition, UploadId, Written, check_key,
+};
 
 /// An object as it is kept.
 #[derive(Debug)]
@@ -78,14 +75,6 @@ impl Bucket {
         self.serial
     }
 
-    pub(super) fn check_key(key: &str) -> Result<(), ObjectError> {
-        match key.len() {
-            1..=KEY_BYTES_MAX => Ok(()),
-            0 => Err(ObjectError::Invalid("an empty key".into())),
-            _ => Err(ObjectError::Invalid("KeyTooLongError".into())),
-        }
-    }
-
     fn check(&self, key: &str, precondition: &Precondition) -> Result<(), ObjectError> {
         let current = self.objects.get(key);
         let holds = match precondition {
@@ -127,7 +116,7 @@ impl Bucket {
         now_ns: i64,
         versioned: bool,
     ) -> Result<Written, ObjectError> {
-        Self::check_key(key)?;
+        check_key(key)?;
         self.check(key, precondition)?;
         let version = versioned.then(|| format!("v{:016}", self.next_serial()));
         let head = Head {
@@ -147,7 +136,7 @@ impl Bucket {
     }
 
     pub(super) fn delete(&mut self, key: &str, expect: Option<&ETag>, versioned: bool) -> Result<(), ObjectError> {
-        Self::check_key(key)?;
+        check_key(key)?;
         let Some(object) = self.objects.get(key) else { return Ok(()) };
         if expect.is_some() && expect != object.head.etag.as_ref() {
             return Err(ObjectError::PreconditionFailed);

@@ -6,7 +6,9 @@ use bytes::{Bytes, BytesMut};
 use md5::{Digest, Md5};
 
 use super::bucket::{Bucket, etag_of};
-use crate::store::object::{Attributes, Capabilities, ETag, ObjectError, Part, PendingUpload, Precondition, UploadId, Written};
+use crate::store::object::{
+    Attributes, Capabilities, ETag, ObjectError, Part, PendingUpload, Precondition, UploadId, Written, check_key,
+};
 
 /// An upload that is under way.
 pub(super) struct Upload {
@@ -18,7 +20,7 @@ pub(super) struct Upload {
 
 impl Bucket {
     pub(super) fn begin(&mut self, key: &str, attributes: Attributes, now_ns: i64) -> Result<UploadId, ObjectError> {
-        Self::check_key(key)?;
+        check_key(key)?;
         let upload = UploadId(format!("u{:016}", self.next_serial()));
         let pending = Upload { key: key.to_owned(), attributes, initiated_ns: now_ns, parts: BTreeMap::new() };
         self.uploads.insert(upload.clone(), pending);

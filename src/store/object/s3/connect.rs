@@ -93,20 +93,13 @@ impl Endpoint {
 
     /// Opens a bucket. Sends nothing.
     pub fn bucket(&self, name: &str, requester_pays: bool) -> Arc<S3Store> {
-        let unknown = Capabilities {
-            conditional_put: false,
-            conditional_delete: false,
-            conditional_copy: false,
-            part_copy: false,
-            ..Capabilities::AWS
-        };
         Arc::new(S3Store {
             client: self.client.clone(),
             bucket: name.to_owned(),
             requester_pays,
             aws: self.aws,
             timeouts: self.timeouts,
-            capabilities: RwLock::new(if self.aws { Capabilities::AWS } else { unknown }),
+            capabilities: RwLock::new(self.aws.then_some(Capabilities::AWS)),
             checksums: AtomicBool::new(false),
         })
     }

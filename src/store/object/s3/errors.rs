@@ -130,7 +130,8 @@ fn of_status(kind: Kind, answer: &Answer<'_>) -> ObjectError {
         400 if kind == Kind::Head && answer.region.is_some() => elsewhere(answer, &said),
         408 => ObjectError::Unavailable { reason: said, outcome: Outcome::Refused },
         405 | 501 => ObjectError::Unsupported(said),
-        500.. => unanswered(kind, &said),
+        // An answer that the SDK takes for none.
+        200..=299 | 500.. => unanswered(kind, &said),
         _ => ObjectError::Invalid(said),
     }
 }

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ServerSideEncryption, StorageClass};
 
-use super::write::{stream, unmatched, with_attributes, written};
+use super::write::{check, metadata, stream, unmatched, with_attributes, written};
 use super::{S3Store, conditions, errors, etag, quoted, text};
 use crate::store::object::layer::Kind;
 use crate::store::object::{Attributes, Body, CopySource, ETag, ObjectError, Outcome, Part, Precondition, UploadId, Written};
@@ -18,8 +19,19 @@ fn part(number: u32, etag: Option<ETag>) -> Result<Part, ObjectError> {
     Ok(Part { number, etag: etag.ok_or_else(nameless)? })
 }
 
+/// Some endpoints answer a commit with all that is needed inside another root than S3's, which the SDK refuses.
+fn misnamed(answer: &HttpResponse) -> Option<Written> {
+    let text = std::str::from_utf8(answer.body().bytes()?).ok()?;
+    if !answer.status().is_success() || text.contains("<Error>") {
+        return None;
+    }
+    let (tag, _) = text.split_once("<ETag>")?.1.split_once("</ETag>")?;
+    written(Some(&tag.replace("&quot;", "\"").replace("&#34;", "\"")), answer.headers().get("x-amz-version-id")).ok()
+}
+
 impl S3Store {
     pub(super) async fn send_begin(&self, key: &str, attributes: &Attributes) -> Result<UploadId, ObjectError> {
+        check(key, Some(attributes))?;
         let request = self.client.create_multipart_upload().bucket(&self.bucket).key(key).set_request_payer(self.payer());
         let sent = with_attributes!(request, attributes).send().await;
         let output = sent.map_err(|error| errors::of(Kind::MultipartBegin, &self.bucket, error))?;
@@ -73,8 +85,13 @@ impl S3Store {
         let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).set_request_payer(self.payer());
         let request = request.upload_id(&upload.0).multipart_upload(named);
         let sent = request.set_if_match(if_match).set_if_none_match(if_none_match).send().await;
-        let output = sent.map_err(|error| unmatched(errors::of(Kind::MultipartCommit, &self.bucket, error), precondition))?;
-        written(output.e_tag(), output.version_id())
+        match sent {
+            Ok(output) => written(output.e_tag(), output.version_id()),
+            Err(error) => match error.raw_response().and_then(misnamed) {
+                Some(made) => Ok(made),
+                None => Err(unmatched(errors::of(Kind::MultipartCommit, &self.bucket, error), precondition)),
+            },
+        }
     }
 
     pub(super) async fn send_abort(&self, key: &str, upload: &UploadId) -> Result<(), ObjectError> {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::BucketVersioningStatus;
 use bytes::{Bytes, BytesMut};
 
 use super::{S3Store, errors, etag, nanoseconds, quoted, text, version};
@@ -46,6 +47,19 @@ impl S3Store {
         let output = request.send().await.map_err(|error| errors::of(Kind::Head, &self.bucket, error))?;
         let size_bytes = length(output.content_length()).ok_or_else(|| garbled("no length"))?;
         Ok(head_of!(output, size_bytes))
+    }
+
+    /// `GetBucketVersioning`. Who may not ask is told `false`; a bucket that cannot be reached is an error.
+    pub(in crate::store::object) async fn keeps_versions(&self) -> Result<bool, ObjectError> {
+        let sent = async {
+            let sent = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
+            sent.map_err(|error| errors::of(Kind::List, &self.bucket, error))
+        };
+        match self.bounded(Kind::List, 0, sent).await {
+            Ok(output) => Ok(output.status() == Some(&BucketVersioningStatus::Enabled)),
+            Err(ObjectError::Denied(said)) if said.starts_with("AccessDenied") => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 
     pub(super) async fn fetch(

@@ -17,7 +17,9 @@ use md5::{Digest, Md5};
 use super::errors::Answer;
 use super::{S3Store, conditions, errors, etag, quoted, text, version};
 use crate::store::object::layer::Kind;
-use crate::store::object::{Attributes, Body, CopySource, ETag, ObjectError, Outcome, Precondition, Written};
+use crate::store::object::{
+    Attributes, Body, CopySource, ETag, METADATA_BYTES_MAX, ObjectError, Outcome, Precondition, Written, check_key,
+};
 
 /// A body on its way: the rope's slices, one frame each.
 pub(super) struct Rope {
@@ -59,7 +61,7 @@ macro_rules! with_attributes {
         let attributes: &Attributes = $attributes;
         $request
             .set_content_type(attributes.content_type.clone())
-            .set_metadata(Some($crate::store::object::s3::write::metadata(attributes)))
+            .set_metadata(Some(metadata(attributes)))
             .set_storage_class(attributes.storage_class.as_deref().map(StorageClass::from))
             .set_acl(attributes.acl.as_deref().map(ObjectCannedAcl::from))
             .set_server_side_encryption(attributes.encryption.as_deref().map(ServerSideEncryption::from))
@@ -70,6 +72,17 @@ pub(super) use with_attributes;
 
 pub(super) fn metadata(attributes: &Attributes) -> HashMap<String, String> {
     attributes.metadata.iter().map(|(name, value)| (name.clone(), text::to_header(value))).collect()
+}
+
+/// Refuses what S3 refuses, before its body is sent; some endpoints take it and break later.
+pub(super) fn check(key: &str, attributes: Option<&Attributes>) -> Result<(), ObjectError> {
+    check_key(key)?;
+    let headers = attributes.map(metadata).unwrap_or_default();
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > METADATA_BYTES_MAX {
+        return Err(ObjectError::Invalid(format!("{bytes} bytes of user metadata (S3 takes {METADATA_BYTES_MAX})")));
+    }
+    Ok(())
 }
 
 /// What a write made, where the answer says so. A write without an ETag has happened, as what nobody knows.
@@ -115,6 +128,7 @@ impl S3Store {
         precondition: &Precondition,
         crc32c: Option<String>,
     ) -> Result<Written, ObjectError> {
+        check(key, Some(attributes))?;
         let (if_match, if_none_match) = conditions(precondition);
         let request = self.client.put_object().bucket(&self.bucket).key(key).set_request_payer(self.payer());
         let request = with_attributes!(request, attributes).set_if_match(if_match).set_if_none_match(if_none_match);
@@ -145,6 +159,7 @@ impl S3Store {
         attributes: Option<&Attributes>,
         precondition: &Precondition,
     ) -> Result<Written, ObjectError> {
+        check(key, attributes)?;
         if attributes.is_none() && source.key == key && source.version.is_none() {
             return Err(ObjectError::Invalid("a copy onto itself that changes nothing".into()));
         }
@@ -197,7 +212,7 @@ impl S3Store {
         if keys.len() > 1_000 {
             return Err(ObjectError::Invalid("more than 1,000 keys in one DeleteObjects".into()));
         }
-        let conditional = self.capabilities.read().conditional_delete;
+        let conditional = self.capabilities.read().is_none_or(|known| known.conditional_delete);
         let expected = |expect: &Option<ETag>| expect.clone().filter(|_| conditional);
         let (fit, unfit): (Vec<_>, Vec<_>) = keys.iter().partition(|(key, _)| text::fits_xml(key));
         let mut failed = Vec::new();
