@@ -1,0 +1,248 @@
+//! The composition root: builds a gateway bottom-up, runs it, drains it top-down. The only place that sees every layer.
+//!
+//! What lives here: [`Gateway`] and its start and end; `gateway/buckets.rs` puts a bucket's store together, `gateway/shares.rs` opens, closes
+//! and reloads shares, `gateway/watch.rs` notices changed files, `gateway/control.rs` answers the admin address.
+//!
+//! Invariants:
+//! - What can run runs: a share, an endpoint or a mount that fails is told in one line, shown in `status`, tried again, and holds up
+//!   nothing else. Only the data directory, the database and the cache can keep a gateway from starting.
+//! - One gateway per data directory: it is locked.
+//! - A share is closed in this order: mount, uploads, share; the gateway: shares, uploader, blobs (which syncs), endpoint.
+
+mod buckets;
+mod control;
+mod shares;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::clock::{Clock, SystemClock};
+use crate::base::disk::files::FilesDisk;
+use crate::base::id::OwnerId;
+use crate::config::{Config, Endpoint, ShareConfig};
+use crate::protocol::s3::credentials::{self, Credentials};
+use crate::store::blob::{self, Batch, BlobStore};
+use crate::store::log;
+use crate::store::meta::{Key, Meta, Place, Row, ValueRow};
+use crate::store::object::local::Local;
+use crate::store::upload::{self, Uploader};
+use shares::Running;
+
+/// The cache's size where nobody gave one, in bytes.
+const CACHE_BYTES_DEFAULT: u64 = 10 << 30;
+/// The smallest that it may come out as.
+const CACHE_BYTES_MIN: u64 = 64 << 20;
+/// How often the database learns what the log knows, at the latest.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long uploads under way may go on when the gateway ends.
+const UPLOAD_GRACE: Duration = Duration::from_secs(5);
+/// The row that holds the gateway's id.
+const GATEWAY_ID: &str = "gateway.id";
+
+/// Why a gateway does not start; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory of its own cannot be used.
+    #[error("{0} cannot be used: {1}")]
+    Directory(PathBuf, io::Error),
+    /// Another gateway has it.
+    #[error("another gateway runs on {0}; stop it, or give this one another data_dir")]
+    Locked(PathBuf),
+    /// The database or the log.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// A gateway that runs.
+pub struct Gateway {
+    config: Config,
+    id: String,
+    clock: Arc<dyn Clock>,
+    blobs: Arc<BlobStore>,
+    uploader: Arc<Uploader>,
+    embedded: Option<Arc<Local>>,
+    credentials: Option<Credentials>,
+    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    /// Shares by name. Held only for look-ups; opening and closing is done under `reloading`.
+    shares: Mutex<BTreeMap<String, Running>>,
+    reloading: tokio::sync::Mutex<()>,
+    /// What an operator should know, said once.
+    notices: Mutex<Vec<String>>,
+    stop: CancellationToken,
+    _lock: File,
+}
+
+impl Gateway {
+    /// Builds everything up to the shares' stores. Shares are opened by [`Self::reload`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        let metrics = install_metrics();
+        let data = make_directory(&config.data_dir)?;
+        let lock = lock(&data)?;
+        let cache = make_directory(&config.cache_dir())?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let disk = FilesDisk::open(&cache).map_err(|error| StartError::Directory(cache.clone(), error))?;
+        let meta = Meta::open(Place::File(data.join("meta.db"))).await.map_err(|error| StartError::Store(error.to_string()))?;
+        let settings = blob_settings(&config, &cache)?;
+        let (blobs, report) = BlobStore::open(Arc::new(disk), Arc::new(meta), clock.clone(), settings)
+            .await
+            .map_err(|error| StartError::Store(error.to_string()))?;
+        let id = gateway_id(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
+        let uploader = Uploader::start(blobs.clone(), upload_settings(&config));
+        let (embedded, credentials) = open_embedded(&config, &data, &clock).await?;
+        Ok(Arc::new(Self {
+            config,
+            id,
+            clock,
+            blobs,
+            uploader,
+            embedded,
+            credentials,
+            metrics,
+            shares: Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
+            notices: Mutex::new(report.damage),
+            stop: CancellationToken::new(),
+            _lock: lock,
+        }))
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The embedded endpoint's store and keys, where a share uses it.
+    pub fn embedded(&self) -> Option<(Arc<Local>, Credentials)> {
+        self.embedded.clone().zip(self.credentials.clone())
+    }
+
+    /// Said once in the log and kept for `status`.
+    fn notice(&self, text: String) {
+        let mut notices = self.notices.lock();
+        if !notices.contains(&text) {
+            tracing::warn!("{text}");
+            notices.push(text);
+        }
+    }
+
+    /// Ends everything: mounts first, the log's last sync at the end. Uploads go on at the next start.
+    ///
+    /// # Errors
+    /// Where the last sync or checkpoint failed; everything that was acknowledged as synced is safe all the same.
+    pub async fn drain(&self) -> Result<(), blob::BlobError> {
+        self.stop.cancel();
+        let _guard = self.reloading.lock().await;
+        let running: Vec<_> = std::mem::take(&mut *self.shares.lock()).into_values().collect();
+        for share in running {
+            share.close(self, false).await;
+        }
+        self.uploader.close(UPLOAD_GRACE).await;
+        let closed = self.blobs.close().await;
+        if let Some(embedded) = &self.embedded {
+            embedded.close().await;
+        }
+        closed
+    }
+}
+
+/// One recorder per process; a second gateway of a test shares it.
+fn install_metrics() -> metrics_exporter_prometheus::PrometheusHandle {
+    use std::sync::OnceLock;
+    static HANDLE: OnceLock<metrics_exporter_prometheus::PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+            let handle = recorder.handle();
+            if metrics::set_global_recorder(recorder).is_err() {
+                tracing::debug!("another recorder of metrics is installed");
+            }
+            handle
+        })
+        .clone()
+}
+
+fn make_directory(path: &Path) -> Result<PathBuf, StartError> {
+    let made = fs::create_dir_all(path).and_then(|()| path.canonicalize());
+    made.map_err(|error| StartError::Directory(path.to_path_buf(), error))
+}
+
+/// Takes the data directory for this process (flock(2)); the kernel gives it back when the process ends, however it ends.
+fn lock(data: &Path) -> Result<File, StartError> {
+    let path = data.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| StartError::Directory(data.to_path_buf(), error))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(data.to_path_buf())),
+        Err(error) => Err(StartError::Directory(path, error.into())),
+    }
+}
+
+fn blob_settings(config: &Config, cache: &Path) -> Result<blob::Settings, StartError> {
+    let size_bytes = match config.cache.size {
+        Some(size) => size.0,
+        None => {
+            let space = rustix::fs::statvfs(cache).map_err(|error| StartError::Directory(cache.to_path_buf(), error.into()))?;
+            let mine: u64 = fs::read_dir(cache).map_or(0, |files| files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum());
+            ((space.f_bavail * space.f_frsize + mine) / 10).clamp(CACHE_BYTES_MIN, CACHE_BYTES_DEFAULT)
+        }
+    };
+    Ok(blob::Settings {
+        log: log::Settings::for_size(size_bytes),
+        memory_bytes: config.cache.memory.0,
+        checkpoint_interval: CHECKPOINT_INTERVAL,
+        wait: config.cache.wait.0,
+    })
+}
+
+fn upload_settings(config: &Config) -> upload::Settings {
+    upload::Settings {
+        concurrency: config.upload.concurrency,
+        part_concurrency: config.upload.part_concurrency,
+        memory_bytes: config.upload.memory.0,
+        part_bytes: config.upload.part_size.0,
+        ..upload::Settings::default()
+    }
+}
+
+/// The gateway's id: eight hexadecimal digits, made at the first start. It is in conflict names and generation marks.
+async fn gateway_id(blobs: &Arc<BlobStore>) -> Result<String, blob::BlobError> {
+    if let Some(Row::Value(row)) = blobs.meta().get(&Key::Value(GATEWAY_ID.into())).await? {
+        return Ok(String::from_utf8_lossy(&row.value).into_owned());
+    }
+    let id = format!("{:08x}", fastrand::u32(..));
+    let mut batch = Batch::new();
+    batch.put(Row::Value(ValueRow { name: GATEWAY_ID.into(), value: id.clone().into_bytes() }));
+    blobs.apply(OwnerId(0), batch).await?;
+    blobs.sync().await?;
+    Ok(id)
+}
+
+/// Opens the embedded endpoint's directory where the gateway or a share uses it.
+async fn open_embedded(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<(Option<Arc<Local>>, Option<Credentials>), StartError> {
+    let by_share = |share: &ShareConfig| share.s3(config).kind() == Endpoint::Embedded;
+    let used = config.s3.kind() == Endpoint::Embedded
+        || config.load_shares().is_ok_and(|shares| shares.iter().any(|(_, share)| share.as_ref().is_ok_and(by_share)));
+    if !used {
+        return Ok((None, None));
+    }
+    let directory = data.join("s3");
+    let local = Local::open(&directory, clock.clone()).await.map_err(|error| StartError::Store(format!("{}: {error}", directory.display())))?;
+    let credentials = credentials::load_or_create(&directory).map_err(|error| StartError::Directory(directory.clone(), error))?;
+    Ok((Some(local), Some(credentials)))
+}

@@ -1,0 +1,85 @@
+//! Puts the store of one bucket together: the endpoint that the configuration names, under the decorators.
+//!
+//! Invariant: an endpoint that does not answer does not keep a share from opening: what it can do is asked again until it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Endpoint, S3Config, ShareConfig};
+use crate::store::object::local::Bucket;
+use crate::store::object::probe;
+use crate::store::object::s3::{S3, S3Settings};
+use crate::store::object::{ObjectError, SharedStore, stack};
+
+use super::Gateway;
+
+/// How long the first look at an endpoint may take before the share opens without it.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// The bucket's store, ready for a share; `Err` is a sentence for the operator.
+pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig) -> Result<SharedStore, String> {
+    let config = share.s3(&gateway.config);
+    let limits = stack::Settings {
+        concurrency: config.concurrency,
+        upload_bytes_per_s: config.upload_limit.map(|limit| limit.0),
+        download_bytes_per_s: config.download_limit.map(|limit| limit.0),
+    };
+    if config.kind() == Endpoint::Embedded {
+        let local = gateway.embedded.clone().ok_or("the embedded endpoint was not in use when the gateway started; restart it")?;
+        local.ensure_bucket(&share.bucket).await.map_err(|error| format!("bucket \"{}\": {error}", share.bucket))?;
+        return Ok(stack::over(Arc::new(Bucket::new(local, &share.bucket)), name, limits));
+    }
+    let s3 = S3::connect(&s3_settings(config, share)).await.map_err(|error| format!("[s3]: {error}"))?;
+    let store = stack::over(Arc::new(s3), name, limits);
+    look(gateway, name, share, store.clone()).await;
+    Ok(store)
+}
+
+fn s3_settings(config: &S3Config, share: &ShareConfig) -> S3Settings {
+    S3Settings {
+        bucket: share.bucket.clone(),
+        endpoint: match config.kind() {
+            Endpoint::Url(url) => Some(url),
+            _ => None,
+        },
+        region: config.region.clone(),
+        profile: config.profile.clone(),
+        credentials_file: config.credentials_file.clone(),
+        requester_pays: share.requester_pays,
+        ..S3Settings::default()
+    }
+}
+
+/// Finds out what the endpoint does; where it does not answer in time, goes on looking in the background.
+async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: SharedStore) {
+    let (name, prefix, bucket, gateway) = (name.to_owned(), share.prefix.clone(), share.bucket.clone(), gateway.clone());
+    let looking = tokio::spawn(async move {
+        let mut wait = Duration::from_secs(1);
+        loop {
+            match probe::probe(&store, &prefix).await {
+                Ok(found) => {
+                    for lack in found.lacks {
+                        gateway.notice(format!("share \"{name}\": {lack}"));
+                    }
+                    return;
+                }
+                Err(error) => gateway.notice(explain(&name, &bucket, &error)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(60)),
+                () = gateway.stop.cancelled() => return,
+            }
+        }
+    });
+    // The task goes on where this gives up.
+    let _ = tokio::time::timeout(FIRST_LOOK, looking).await;
+}
+
+fn explain(name: &str, bucket: &str, error: &ObjectError) -> String {
+    let remedy = match error {
+        ObjectError::NoSuchBucket(_) => "create it, or correct `bucket` in the share's file",
+        ObjectError::Denied(_) => "check the credentials and the bucket's policy",
+        _ => "the share serves what is cached, keeps what is written, and goes on trying",
+    };
+    format!("share \"{name}\": bucket \"{bucket}\": {error}; {remedy}")
+}

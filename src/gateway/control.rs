@@ -1,0 +1,159 @@
+//! What the admin address asks of a gateway.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Gateway;
+use super::shares::Running;
+use crate::base::id::OwnerId;
+use crate::protocol::admin::{CacheStatus, Control, ShareStatus, Status, UploadStatus};
+use crate::store::upload::JobStatus;
+
+/// Jobs in an answer.
+const UPLOADS_MAX: usize = 100;
+
+impl Gateway {
+    pub(super) fn cache_bytes(&self) -> u64 {
+        let usage = self.blobs.log_usage();
+        u64::from(usage.segments) * self.segment_bytes()
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.blobs.log_segment_bytes()
+    }
+
+    async fn share_status(&self, name: &str, part: SharePart, jobs: &[JobStatus]) -> ShareStatus {
+        let mut status = ShareStatus {
+            name: name.to_owned(),
+            state: part.state.to_owned(),
+            reason: part.reason,
+            bucket: part.bucket,
+            prefix: part.prefix,
+            mount: part.mount,
+            ..ShareStatus::default()
+        };
+        if let Some(owner) = part.owner {
+            let usage = self.blobs.usage(owner);
+            status.dirty_bytes = usage.dirty_bytes;
+            status.dirty_bytes_max = usage.maximum_bytes;
+            status.oldest_dirty_s = self.age_s(usage.oldest_dirty_ns);
+            status.nodes = self.blobs.meta().counts(owner).await.map_or(0, |counts| counts.nodes);
+            let mine = jobs.iter().filter(|job| job.owner == owner);
+            status.jobs = mine.clone().count() as u64;
+            status.failing = mine.filter(|job| job.attempts > 0).count() as u64;
+        }
+        status
+    }
+
+    /// Seconds since `since_ns`; 0 where that is 0.
+    fn age_s(&self, since_ns: i64) -> u64 {
+        if since_ns == 0 { 0 } else { u64::try_from((self.clock.now_ns() - since_ns) / 1_000_000_000).unwrap_or(0) }
+    }
+
+    fn owner(&self, share: &str) -> Result<OwnerId, String> {
+        let shares = self.shares.lock();
+        let running = shares.get(share).ok_or_else(|| format!("there is no share \"{share}\"; see `tidegate share list`"))?;
+        let share = running.share.as_ref().ok_or_else(|| running.reason.clone())?;
+        Ok(share.owner())
+    }
+}
+
+/// What `status` copies out of a share under the lock.
+struct SharePart {
+    owner: Option<OwnerId>,
+    state: &'static str,
+    reason: String,
+    bucket: String,
+    prefix: String,
+    mount: String,
+}
+
+impl SharePart {
+    fn of(running: &Running) -> Self {
+        let state = match (&running.share, running.draining) {
+            (_, true) => "draining",
+            (None, _) => "failed",
+            (Some(_), _) => "running",
+        };
+        let lost = running.mount.as_ref().is_some_and(|mount| !mount.is_alive());
+        Self {
+            owner: running.share.as_ref().map(|share| share.owner()),
+            state,
+            reason: if lost { "somebody unmounted it".into() } else { running.reason.clone() },
+            bucket: running.config.bucket.clone(),
+            prefix: running.config.prefix.clone(),
+            mount: running.mount.as_ref().map(|mount| mount.path().display().to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Control for Gateway {
+    async fn status(&self) -> Status {
+        let parts: Vec<_> = self.shares.lock().iter().map(|(name, running)| (name.clone(), SharePart::of(running))).collect();
+        let mut jobs = self.uploader.status();
+        jobs.sort_by_key(|job| (job.key.is_empty(), job.since_ns));
+        let name_of = |owner: OwnerId| {
+            parts.iter().find(|(_, part)| part.owner == Some(owner)).map_or_else(|| owner.to_string(), |(name, _)| name.clone())
+        };
+        let uploads = jobs.iter().take(UPLOADS_MAX).map(|job| UploadStatus {
+            share: name_of(job.owner),
+            key: job.key.clone(),
+            age_s: self.age_s(job.since_ns),
+            sent_bytes: job.progress_bytes.0,
+            total_bytes: job.progress_bytes.1,
+            attempts: job.attempts,
+            error: job.error.clone(),
+        });
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            gateway: self.id.clone(),
+            uploads: uploads.collect(),
+            uploads_total: jobs.len() as u64,
+            cache: {
+                let usage = self.blobs.log_usage();
+                CacheStatus { segments: usage.segments, segments_free: usage.segments_free, writable_bytes: usage.writable_bytes }
+            },
+            notices: self.notices.lock().clone(),
+            ..Status::default()
+        };
+        for (name, part) in parts {
+            status.shares.push(self.share_status(&name, part, &jobs).await);
+        }
+        status
+    }
+
+    async fn refresh(&self, share: &str, path: &str) -> Result<(), String> {
+        self.owner(share)?;
+        let running = self.shares.lock().get(share).and_then(|running| running.share.clone());
+        match running {
+            Some(share) => share.refresh(path).await.map_err(|error| error.to_string()),
+            None => Err(format!("the share \"{share}\" does not run")),
+        }
+    }
+
+    async fn wait_for_uploads(&self, share: Option<&str>, limit: Option<Duration>) -> Result<bool, String> {
+        let owners = match share {
+            Some(share) => vec![self.owner(share)?],
+            None => self.shares.lock().values().filter_map(|running| running.share.as_ref()).map(|share| share.owner()).collect(),
+        };
+        let all = futures_util::future::join_all(owners.into_iter().map(|owner| self.uploader.drain(owner, limit)));
+        Ok(all.await.into_iter().all(|drained| drained))
+    }
+
+    fn metrics(&self) -> String {
+        let usage = self.blobs.log_usage();
+        metrics::gauge!("tidegate_cache_segments").set(usage.segments);
+        metrics::gauge!("tidegate_cache_segments_free").set(usage.segments_free);
+        metrics::gauge!("tidegate_cache_unflushed_bytes").set(usage.unflushed_bytes as f64);
+        for (name, running) in self.shares.lock().iter() {
+            let Some(share) = &running.share else { continue };
+            let usage = self.blobs.usage(share.owner());
+            metrics::gauge!("tidegate_share_dirty_bytes", "share" => name.clone()).set(usage.dirty_bytes as f64);
+            metrics::gauge!("tidegate_share_oldest_dirty_seconds", "share" => name.clone()).set(self.age_s(usage.oldest_dirty_ns) as f64);
+        }
+        self.metrics.run_upkeep();
+        self.metrics.render()
+    }
+}

@@ -1,0 +1,165 @@
+//! Opens, closes and reloads shares.
+//!
+//! Invariants: a bad file leaves its running share alone; the same name with another bucket or prefix is refused; an unreadable or empty
+//! directory of shares changes nothing; a share that goes is drained first.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::config::{Endpoint, ShareConfig};
+use crate::engine::file::share::{Opening, Share};
+use crate::engine::file::{Origin, Vfs};
+use crate::protocol::fuse;
+use crate::store::blob::Portion;
+
+use super::{Gateway, buckets};
+
+/// The front end number of FUSE mounts.
+const FUSE_ORIGIN: Origin = Origin(1);
+/// How long a removed share may take to upload what it has before it is closed with the rest kept in the cache.
+const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A share of the configuration, in whatever state.
+pub(super) struct Running {
+    pub(super) config: ShareConfig,
+    /// `None` where it could not be opened.
+    pub(super) share: Option<Arc<Share>>,
+    pub(super) mount: Option<fuse::Mount>,
+    /// Why it, or its mount, does not run; empty for nothing.
+    pub(super) reason: String,
+    pub(super) draining: bool,
+}
+
+impl Running {
+    /// Unmounts, stops the uploads (after everything is in S3, where `drain`), closes.
+    pub(super) async fn close(mut self, gateway: &Gateway, drain: bool) {
+        if let Some(mount) = self.mount.take() {
+            let path = mount.path().to_path_buf();
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || mount.unmount()).await {
+                tracing::warn!(path = %path.display(), %error, "unmounting failed");
+            }
+        }
+        if let Some(share) = self.share.take() {
+            if drain && !gateway.uploader.drain(share.owner(), Some(DRAIN_MAX)).await {
+                tracing::warn!(share = share.name(), "closed before everything was uploaded; it is kept in the cache");
+            }
+            share.close().await;
+        }
+    }
+}
+
+impl Gateway {
+    /// Reads the shares' files and makes what runs agree with them.
+    pub async fn reload(self: &Arc<Self>) {
+        let _guard = self.reloading.lock().await;
+        if self.stop.is_cancelled() {
+            return;
+        }
+        let wanted = match self.config.load_shares() {
+            Ok(shares) => shares,
+            Err(error) => return self.notice(format!("{error}; the shares that run are left alone")),
+        };
+        if wanted.is_empty() && !self.shares.lock().is_empty() {
+            return self.notice(format!("{} has no share; the shares that run are left alone", self.config.shares_dir.display()));
+        }
+        let names: BTreeSet<String> = wanted.iter().map(|(name, _)| name.clone()).collect();
+        let gone: Vec<String> = self.shares.lock().keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in gone {
+            self.remove(&name).await;
+        }
+        for (name, file) in wanted {
+            match file {
+                Ok(config) => self.bring(&name, config).await,
+                Err(error) => self.notice(format!("{error}; the share is left as it is")),
+            }
+        }
+    }
+
+    /// Starts, changes or leaves one share.
+    async fn bring(self: &Arc<Self>, name: &str, config: ShareConfig) {
+        let before = {
+            let mut shares = self.shares.lock();
+            match shares.get(name) {
+                Some(running) if running.config == config && running.share.is_some() => return,
+                Some(running) if running.share.is_some() && moved(&running.config, &config) => {
+                    drop(shares);
+                    return self.notice(format!(
+                        "shares/{name}.toml: bucket, prefix and endpoint of a share cannot change; give the new place a new name"
+                    ));
+                }
+                _ => shares.remove(name),
+            }
+        };
+        if let Some(running) = before {
+            running.close(self, false).await;
+        }
+        let running = self.open(name, config).await;
+        if !running.reason.is_empty() {
+            tracing::error!(share = name, reason = running.reason, "share");
+        }
+        self.shares.lock().insert(name.to_owned(), running);
+    }
+
+    async fn remove(self: &Arc<Self>, name: &str) {
+        if let Some(running) = self.shares.lock().get_mut(name) {
+            running.draining = true;
+        }
+        tracing::info!(share = name, "removed from the configuration: uploading what it has");
+        // The mount goes at once; nobody should write to a share that is leaving. It stays in `status` until it is empty.
+        let Some(running) = self.shares.lock().remove(name) else { return };
+        let (gateway, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            running.close(&gateway, true).await;
+            tracing::info!(share = name, "closed");
+        });
+    }
+
+    async fn open(self: &Arc<Self>, name: &str, config: ShareConfig) -> Running {
+        let mut running = Running { config, share: None, mount: None, reason: String::new(), draining: false };
+        match self.open_share(name, &running.config).await {
+            Ok(share) => running.share = Some(share),
+            Err(reason) => running.reason = reason,
+        }
+        if let (Some(share), Some(config)) = (&running.share, &running.config.fuse) {
+            let settings = fuse::Settings { cache: config.cache.0, ..fuse::Settings::at(&config.mount) };
+            let (vfs, name) = (share.clone() as Arc<dyn Vfs>, name.to_owned());
+            let mounted = tokio::task::spawn_blocking(move || fuse::mount(&name, vfs, FUSE_ORIGIN, &settings, &Handle::current())).await;
+            match mounted {
+                Ok(Ok(mount)) => running.mount = Some(mount),
+                Ok(Err(error)) => running.reason = error.to_string(),
+                Err(error) => running.reason = error.to_string(),
+            }
+        }
+        running
+    }
+
+    async fn open_share(self: &Arc<Self>, name: &str, config: &ShareConfig) -> Result<Arc<Share>, String> {
+        let bucket = buckets::open(self, name, config).await?;
+        let cache_bytes = self.cache_bytes();
+        let maximum_bytes = config.cache_maximum.map_or(cache_bytes * 3 / 4, |size| size.0.min(cache_bytes));
+        let guaranteed_bytes = config.cache_guaranteed.map_or(cache_bytes / 16, |size| size.0).min(maximum_bytes);
+        Share::open(Opening {
+            name: name.to_owned(),
+            settings: config.settings(),
+            blobs: self.blobs.clone(),
+            uploader: self.uploader.clone(),
+            bucket,
+            gateway: self.id.clone(),
+            portion: Portion { guaranteed_bytes, maximum_bytes },
+        })
+        .await
+        .map_err(|error| error.to_string())
+    }
+}
+
+/// Whether two files of one name mean different places.
+fn moved(before: &ShareConfig, after: &ShareConfig) -> bool {
+    let place = |share: &ShareConfig| {
+        (share.bucket.clone(), share.prefix.clone(), share.s3.as_ref().map_or(Endpoint::Embedded, crate::config::S3Config::kind))
+    };
+    place(before) != place(after)
+}
+
