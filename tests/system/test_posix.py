@@ -1,0 +1,107 @@
+"""Other people's suites for local file systems, on the mount."""
+
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+
+import pytest
+
+from conftest import SOAK, sh
+
+PJDFSTEST = """
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+stat_st_birthtime = {}
+utime_now = {}
+utimensat = {}
+[settings]
+naptime = 0.01
+allow_remount = false
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["games", "games"]]
+"""
+
+
+def pjdfstest(path):
+    """Names of passed and failed cases of the whole suite, nothing left out."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+        config.write(PJDFSTEST)
+        config.flush()
+        # The other file system is for EXDEV.
+        done = sh(f"pjdfstest -c {config.name} -p {path} -s /dev/shm", check=False, timeout=1800)
+    cases = re.findall(r"^(\S+)\s+(ok|FAILED|skipped)$", done.stdout, re.M)
+    assert len(cases) > 350, done.stdout[-2000:] + done.stderr[-2000:]
+    return {name for name, result in cases if result == "ok"}, {name for name, result in cases if result == "FAILED"}, done.stdout
+
+
+def test_pjdfstest_passes_what_the_local_disk_passes(gateway):
+    local = tempfile.mkdtemp(dir="/var/tmp")
+    try:
+        expected, _, _ = pjdfstest(local)
+    finally:
+        shutil.rmtree(local)
+    passed, failed, output = pjdfstest(gateway.mount)
+    print(f"local {len(expected)} passed; mount {len(passed)} passed, {len(failed)} failed")
+    assert not failed, "\n".join(sorted(failed)) + output[-4000:]
+    assert passed >= expected, sorted(expected - passed)
+
+
+FSX = """
+flen = {flen}
+[opsize]
+max = 262144
+[weights]
+close_open = 2
+read = 10
+write = 10
+mapread = 5
+mapwrite = 5
+truncate = 1
+invalidate = 1
+fsync = 0.5
+fdatasync = 0.5
+posix_fallocate = 1
+punch_hole = 2
+sendfile = 2
+copy_file_range = 1
+"""
+
+
+@pytest.mark.parametrize("seed", range(1, 9) if SOAK else [1])
+def test_fsx_on_a_file_larger_than_the_cache(make_gateway, seed, tmp_path):
+    gateway = make_gateway(config='[cache]\nsize = "64 MiB"', share='upload_delay = "100ms"').start()
+    config = tmp_path / "fsx.toml"
+    config.write_text(FSX.format(flen=96 << 20))
+    operations = 100_000 if SOAK else 20_000
+    sh(f"fsx -q -f {config} -N {operations} -S {seed} -P {tmp_path} {gateway.mount}/fsx", timeout=14_000 if SOAK else 550)
+    gateway.drain()
+    assert gateway.bucket()["fsx"] == (gateway.mount / "fsx").stat().st_size
+    body = gateway.s3().get_object(Bucket="demo", Key="fsx")["Body"].read()
+    assert body == (gateway.mount / "fsx").read_bytes()
+
+
+def test_fio_verifies_what_it_wrote(gateway):
+    size = "1g" if SOAK else "128m"
+    sh(
+        f"fio --name=verify --directory={gateway.mount} --size={size} --bs=4k-256k --rw=randwrite --verify=crc32c"
+        " --do_verify=1 --verify_fatal=1 --fsync=64 --numjobs=2 --ioengine=psync --randrepeat=1",
+        timeout=3000,
+    )
+
+
+STRESSORS = "dentry dir rename link symlink xattr hdd lockf flock fallocate seek copy-file chmod utime".split()
+
+
+@pytest.mark.parametrize("stressor", STRESSORS)
+def test_stress_ng(gateway, stressor):
+    seconds = 60 if SOAK else 5
+    done = sh(
+        f"stress-ng --{stressor} 2 --timeout {seconds} --verify --temp-path {gateway.mount} --hdd-bytes 32m --fallocate-bytes 32m"
+        " --copy-file-bytes 32m --seek-size 16m",
+        check=False, timeout=seconds + 300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert gateway.process.poll() is None
