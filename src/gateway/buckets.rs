@@ -9,7 +9,8 @@ use crate::config::{Endpoint, S3Config, ShareConfig};
 use crate::store::object::local::Bucket;
 use crate::store::object::probe;
 use crate::store::object::s3::{S3, S3Settings};
-use crate::store::object::{ObjectError, SharedStore, stack};
+use crate::store::object::layer::{self, stack};
+use crate::store::object::{ObjectError, SharedStore, limit};
 
 use super::Gateway;
 
@@ -19,18 +20,21 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// The bucket's store, ready for a share; `Err` is a sentence for the operator.
 pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig) -> Result<SharedStore, String> {
     let config = share.s3(&gateway.config);
-    let limits = stack::Settings {
-        concurrency: config.concurrency,
-        upload_bytes_per_s: config.upload_limit.map(|limit| limit.0),
-        download_bytes_per_s: config.download_limit.map(|limit| limit.0),
+    let settings = layer::Settings {
+        limit: limit::Settings {
+            concurrency: config.concurrency,
+            upload_bytes_per_second: config.upload_limit.map(|limit| limit.0),
+            download_bytes_per_second: config.download_limit.map(|limit| limit.0),
+        },
+        ..layer::Settings::default()
     };
     if config.kind() == Endpoint::Embedded {
         let local = gateway.embedded.clone().ok_or("the embedded endpoint was not in use when the gateway started; restart it")?;
         local.ensure_bucket(&share.bucket).await.map_err(|error| format!("bucket \"{}\": {error}", share.bucket))?;
-        return Ok(stack::over(Arc::new(Bucket::new(local, &share.bucket)), name, limits));
+        return Ok(stack(Arc::new(Bucket::new(local, &share.bucket)), &share.bucket, &settings, None).store);
     }
     let s3 = S3::connect(&s3_settings(config, share)).await.map_err(|error| format!("[s3]: {error}"))?;
-    let store = stack::over(Arc::new(s3), name, limits);
+    let store = stack(Arc::new(s3), &share.bucket, &settings, None).store;
     look(gateway, name, share, store.clone()).await;
     Ok(store)
 }

@@ -110,7 +110,7 @@ def test_four_kilobytes_in_a_large_object_upload_little(gateway):
 
     def sent():
         text = urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}/metrics", timeout=30).read().decode()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("tidegate_s3_sent_bytes_total"))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("tidegate_s3_bytes_total") and 'direction="up"' in line)
 
     before = sent()
     with open(gateway.mount / "big", "r+b") as file:
