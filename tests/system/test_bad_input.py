@@ -1,0 +1,156 @@
+"""Mistakes and missing things: one clear line each, and what can run runs."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import PROGRAM, REPOSITORY, free_port, sh
+
+
+def test_a_typo_is_told_with_file_line_and_field(make_gateway):
+    gateway = make_gateway(config='[cache]\nsize = "big"')
+    done = gateway.run("serve", check=False)
+    assert done.returncode == 78
+    assert "tidegate.toml:6: cache.size:" in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_check_prints_what_is_in_force_and_every_mistake(make_gateway):
+    gateway = make_gateway(shares={"good": 'bucket = "good"\n', "bad": 'bucket = "bad"\nuid = "x"\n'})
+    done = gateway.run("check", check=False)
+    assert done.returncode == 78
+    assert 'bucket = "good"' in done.stdout and "[cache]" in done.stdout
+    assert "bad.toml:2: uid:" in done.stderr
+
+
+def test_a_bad_share_does_not_stop_a_good_one(make_gateway):
+    gateway = make_gateway(shares={"demo": 'bucket = "demo"\n[fuse]\nmount = "mnt/demo"\n', "bad": "bucket = 5\n"}).start()
+    (gateway.mount / "x").write_text("x")
+    assert "bad.toml:1: bucket:" in gateway.log.read_text()
+
+
+def test_shares_come_change_and_go_without_a_restart(gateway):
+    shares = gateway.root / "shares"
+    (shares / "more.toml").write_text('bucket = "more"\n[fuse]\nmount = "mnt/more"\n')
+    until(lambda: os.path.ismount(gateway.root / "mnt/more"))
+    (gateway.root / "mnt/more/x").write_text("x")
+    (shares / "more.toml").write_text('bucket = "elsewhere"\n[fuse]\nmount = "mnt/more"\n')
+    until(lambda: "cannot change" in gateway.log.read_text())
+    assert (gateway.root / "mnt/more/x").read_text() == "x"
+    (shares / "more.toml").write_text("bucket = \n")
+    until(lambda: "more.toml:1" in gateway.log.read_text())
+    assert (gateway.root / "mnt/more/x").read_text() == "x"
+    (shares / "more.toml").unlink()
+    until(lambda: not os.path.ismount(gateway.root / "mnt/more"))
+    until(lambda: gateway.bucket("more") == {"x": 1})
+    names = lambda: [share["name"] for share in gateway.status()["shares"]]
+    until(lambda: names() == ["demo"])
+    # The last file going is more likely a mistake than a wish.
+    (shares / "demo.toml").unlink()
+    until(lambda: "left alone" in gateway.log.read_text())
+    assert os.path.ismount(gateway.mount)
+
+
+def until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.1)
+
+
+def test_names_that_s3_or_posix_cannot_hold(gateway):
+    mount = str(gateway.mount).encode()
+    for name, errno in [(b"x" * 256, 36), (b"not-utf8-\xff", 84)]:
+        with pytest.raises(OSError) as error:
+            open(os.path.join(mount, name), "w")
+        assert error.value.errno == errno, name
+    deep = gateway.mount
+    with pytest.raises(OSError) as error:
+        for _ in range(6):
+            deep = deep / ("d" * 200)
+            deep.mkdir()
+    assert error.value.errno == 36
+
+
+def test_a_port_in_use_is_one_line_and_the_rest_runs(make_gateway):
+    gateway = make_gateway()
+    with socket.create_server(("127.0.0.1", gateway.s3_port)):
+        gateway.start()
+        assert f"127.0.0.1:{gateway.s3_port}" in gateway.log.read_text()
+        (gateway.mount / "x").write_text("x")
+        gateway.drain()
+
+
+def test_a_mount_point_in_use_is_one_line_and_the_rest_runs(make_gateway):
+    gateway = make_gateway()
+    gateway.mount.mkdir(parents=True)
+    (gateway.mount / "precious").write_text("x")
+    gateway.start()
+    assert "not an empty directory" in gateway.log.read_text()
+    assert gateway.status()["shares"][0]["state"] == "running"
+    assert (gateway.mount / "precious").read_text() == "x"
+
+
+def test_a_dead_mount_of_a_crashed_gateway_is_cleared(gateway):
+    gateway.kill()
+    with pytest.raises(OSError):
+        os.listdir(gateway.mount)
+    gateway.start()
+    assert os.listdir(gateway.mount) == []
+
+
+def test_two_gateways_on_one_directory(gateway):
+    done = gateway.run("serve", check=False)
+    assert done.returncode == 1 and "another gateway" in done.stderr
+
+
+@pytest.mark.parametrize("trouble", ["no endpoint", "no such bucket", "wrong keys"])
+def test_trouble_with_s3_is_one_line_and_the_share_runs(make_gateway, trouble):
+    endpoint = make_gateway().start()
+    key, secret = endpoint.keys()
+    port = free_port() if trouble == "no endpoint" else endpoint.s3_port
+    if trouble != "no such bucket":
+        endpoint.s3().create_bucket(Bucket="far")
+    gateway = make_gateway(share="", shares={"demo": f'bucket = "far"\n[s3]\nendpoint = "http://127.0.0.1:{port}"\n[fuse]\nmount = "mnt/demo"\n'})
+    gateway.start(env={"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": "wrong" if trouble == "wrong keys" else secret})
+    lines = [line for line in gateway.log.read_text().splitlines() if 'bucket "far"' in line]
+    assert len(lines) == 1, gateway.log.read_text()
+    assert os.path.ismount(gateway.mount)
+    assert any("far" in notice for notice in gateway.status()["notices"])
+
+
+def test_a_damaged_database_is_refused_and_left_alone(gateway):
+    (gateway.mount / "x").write_text("x")
+    gateway.stop()
+    database = gateway.root / "tidegate-data/meta.db"
+    garbage = os.urandom(20_000)
+    database.write_bytes(garbage)
+    done = gateway.run("serve", check=False)
+    assert done.returncode == 1 and "meta.db" in done.stderr, done.stderr
+    assert database.read_bytes() == garbage
+
+
+def test_a_log_of_another_gateway_is_refused_and_left_alone(make_gateway):
+    one, two = make_gateway().start(), make_gateway().start()
+    for gateway in (one, two):
+        (gateway.mount / "x").write_text("x")
+        gateway.stop()
+    sh(f"rm -r {one.root}/tidegate-data/cache && cp -r {two.root}/tidegate-data/cache {one.root}/tidegate-data/cache")
+    before = sh(f"cd {one.root}/tidegate-data/cache && sha256sum *").stdout
+    done = one.run("serve", check=False)
+    assert done.returncode == 1 and done.stderr.strip(), done.stderr
+    assert sh(f"cd {one.root}/tidegate-data/cache && sha256sum *").stdout == before
+
+
+def test_the_compose_file_is_valid():
+    sh("docker-compose -f compose.yaml config -q && docker-compose -f compose.yaml --profile external config -q", cwd=REPOSITORY)
+
+
+def test_no_machine_specific_path_in_the_repository():
+    done = sh("git grep -nE '/(home|root)/[a-z]' -- . ':!tests/system/test_bad_input.py' || true", cwd=REPOSITORY)
+    assert done.stdout == ""

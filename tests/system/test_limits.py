@@ -1,0 +1,199 @@
+"""Full caches, dead endpoints, killed processes."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from conftest import SOAK, free_port, sh
+
+
+class Proxy:
+    """A TCP proxy in front of an endpoint: it can cut everybody off, and let them in again."""
+
+    def __init__(self, target):
+        self.target, self.open = target, True
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.sockets = set()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            if not self.open:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.target))
+            self.sockets |= {client, server}
+            for a, b in ((client, server), (server, client)):
+                threading.Thread(target=self.pump, args=(a, b), daemon=True).start()
+
+    def pump(self, a, b):
+        try:
+            while data := a.recv(1 << 16):
+                if self.open == "hang":
+                    while self.open == "hang":
+                        time.sleep(0.05)
+                b.sendall(data)
+        except OSError:
+            pass
+        for side in (a, b):
+            try:
+                side.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self):
+        self.open = False
+        for side in list(self.sockets):
+            try:
+                side.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self.sockets.clear()
+
+    def hang(self):
+        self.open = "hang"
+
+    def mend(self):
+        self.open = True
+
+
+@pytest.fixture
+def far_away(make_gateway):
+    """A gateway whose share is on another one's endpoint, through a proxy."""
+    endpoint = make_gateway().start()
+    proxy = Proxy(endpoint.s3_port)
+    key, secret = endpoint.keys()
+    endpoint.s3().create_bucket(Bucket="far")
+
+    def make(config="", share=""):
+        gateway = make_gateway(
+            config=config,
+            shares={"demo": f'bucket = "far"\n{share}\n[s3]\nendpoint = "http://127.0.0.1:{proxy.port}"\n[fuse]\nmount = "mnt/demo"\n',
+                    "near": 'bucket = "near"\n[fuse]\nmount = "mnt/near"\n'},
+        )
+        return gateway.start(env={"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}), proxy, endpoint
+
+    yield make
+    proxy.cut()
+    proxy.listener.close()
+
+
+def test_a_file_of_four_times_the_cache_from_one_writer(make_gateway):
+    gateway = make_gateway(config='[cache]\nsize = "64 MiB"').start()
+    sh(f"dd if=/dev/urandom of={gateway.root}/source bs=1M count=256 status=none")
+    sh(f"cp {gateway.root}/source {gateway.mount}/large", timeout=500)
+    gateway.drain("500s")
+    assert gateway.bucket() == {"large": 256 << 20}
+    sh(f"cmp {gateway.root}/source {gateway.mount}/large", timeout=500)
+
+
+def test_full_with_s3_down_then_deleted_then_drained(far_away):
+    gateway, proxy, endpoint = far_away(config='[cache]\nsize = "64 MiB"\nwait = "2s"')
+    proxy.cut()
+    written = []
+    with pytest.raises(OSError) as full:
+        for number in range(200):
+            path = gateway.mount / f"f{number}"
+            path.write_bytes(os.urandom(1 << 20))
+            written.append(path)
+    assert full.value.errno in (28, 5), full.value
+    assert len(written) > 20
+    for path in written[5:]:
+        path.unlink()
+    (gateway.mount / "after").write_bytes(b"room again")
+    proxy.mend()
+    gateway.drain()
+    sizes = {item["Key"]: item["Size"] for item in endpoint.s3().list_objects_v2(Bucket="far").get("Contents", []) if not item["Key"].startswith(".tidegate/")}
+    expected = {path.name: 1 << 20 for path in written[:5]} | {"after": 10}
+    expected |= {path.name: path.stat().st_size for path in gateway.mount.iterdir() if path.name not in expected}
+    assert sizes == expected
+
+
+def test_a_dead_bucket_leaves_the_other_share_alone(far_away):
+    gateway, proxy, _ = far_away(config='[cache]\nsize = "256 MiB"\nwait = "1s"')
+
+    def speed():
+        begin = time.monotonic()
+        for number in range(60):
+            with open(gateway.root / f"mnt/near/{number}", "wb") as file:
+                file.write(os.urandom(1 << 20))
+            if number % 20 == 19:
+                gateway.run("upload", "wait", "--share", "near", "--timeout", "60s")
+        return 60 / (time.monotonic() - begin)
+
+    before = max(speed() for _ in range(2))
+    proxy.cut()
+    for number in range(300):
+        try:
+            (gateway.mount / f"{number}").write_bytes(os.urandom(1 << 20))
+        except OSError:
+            break
+    after = max(speed() for _ in range(2))
+    print(f"{before:.0f} MiB/s before, {after:.0f} MiB/s beside a dead bucket: {after / before:.2f}")
+    assert after >= 0.8 * before
+    proxy.mend()
+
+
+def gone_within_a_second(process):
+    process.send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    process.wait(timeout=10)
+    assert time.monotonic() - begin < 1
+
+
+def test_a_killed_process_that_waits_for_a_lock_is_gone(gateway):
+    path = gateway.mount / "locked"
+    path.write_text("x")
+    with open(path, "r+") as holder:
+        fcntl.lockf(holder, fcntl.LOCK_EX)
+        waiter = subprocess.Popen([sys.executable, "-c", f"import fcntl; f = open({str(path)!r}, 'r+'); print(1, flush=True); fcntl.lockf(f, fcntl.LOCK_EX)"], stdout=subprocess.PIPE)
+        waiter.stdout.readline()
+        time.sleep(0.3)
+        assert waiter.poll() is None
+        gone_within_a_second(waiter)
+
+
+def test_crossed_locks_are_a_deadlock(gateway):
+    path = gateway.mount / "crossed"
+    path.write_bytes(b"xy")
+    code = (
+        "import fcntl, sys, time, errno\n"
+        "f = open(sys.argv[1], 'r+'); first, second = int(sys.argv[2]), int(sys.argv[3])\n"
+        "fcntl.lockf(f, fcntl.LOCK_EX, 1, first); print(1, flush=True); sys.stdin.readline()\n"
+        "try:\n    fcntl.lockf(f, fcntl.LOCK_EX, 1, second); print('locked')\n"
+        "except OSError as error:\n    print(errno.errorcode[error.errno])\n"
+    )
+    pair = [subprocess.Popen([sys.executable, "-c", code, str(path), *order], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for order in (("0", "1"), ("1", "0"))]
+    for process in pair:
+        process.stdout.readline()
+    for process in pair:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = sorted(process.stdout.readline().strip() for process in pair)
+    for process in pair:
+        process.wait(timeout=20)
+    assert answers == ["EDEADLK", "locked"]
+
+
+def test_a_killed_process_that_reads_from_a_dead_s3_is_gone(far_away):
+    gateway, proxy, endpoint = far_away()
+    endpoint.s3().put_object(Bucket="far", Key="remote", Body=os.urandom(4 << 20))
+    assert os.stat(gateway.mount / "remote").st_size == 4 << 20
+    proxy.hang()
+    reader = subprocess.Popen(["cat", str(gateway.mount / "remote")], stdout=subprocess.DEVNULL)
+    time.sleep(1)
+    assert reader.poll() is None
+    gone_within_a_second(reader)
+    proxy.mend()
