@@ -12,7 +12,7 @@
 mod buckets;
 mod control;
 mod shares;
-mod watch;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -91,7 +91,7 @@ impl Gateway {
         let lock = lock(&data)?;
         let cache = make_directory(&config.cache_dir())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let disk = FilesDisk::open(&cache).map_err(|error| StartError::Directory(cache.clone(), error))?;
+        let disk = FilesDisk::new(&cache).map_err(|error| StartError::Directory(cache.clone(), error))?;
         let meta = Meta::open(Place::File(data.join("meta.db"))).await.map_err(|error| StartError::Store(error.to_string()))?;
         let settings = blob_settings(&config, &cache)?;
         let (blobs, report) = BlobStore::open(Arc::new(disk), Arc::new(meta), clock.clone(), settings)

@@ -1,5 +1,6 @@
 //! Wire formats and sessions: what machines on the network (and this machine's kernel) speak. Siblings are strangers, but for
 //! `iscsi`, which stands on `scsi`. Wire bytes live only here.
 
+pub mod admin;
 pub mod fuse;
 pub mod s3;

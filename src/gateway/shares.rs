@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::config::{Endpoint, ShareConfig};
-use crate::engine::file::share::{Opening, Share};
+use crate::engine::file::share::Share;
+use crate::engine::file::start::Parts;
 use crate::engine::file::{Origin, Vfs};
 use crate::protocol::fuse;
 use crate::store::blob::Portion;
@@ -141,15 +142,14 @@ impl Gateway {
         let cache_bytes = self.cache_bytes();
         let maximum_bytes = config.cache_maximum.map_or(cache_bytes * 3 / 4, |size| size.0.min(cache_bytes));
         let guaranteed_bytes = config.cache_guaranteed.map_or(cache_bytes / 16, |size| size.0).min(maximum_bytes);
-        Share::open(Opening {
-            name: name.to_owned(),
-            settings: config.settings(),
+        let parts = Parts {
             blobs: self.blobs.clone(),
             uploader: self.uploader.clone(),
             bucket,
             gateway: self.id.clone(),
             portion: Portion { guaranteed_bytes, maximum_bytes },
-        })
+        };
+        Share::open(name, config.settings(), parts)
         .await
         .map_err(|error| error.to_string())
     }
