@@ -70,6 +70,8 @@ pub struct Gateway {
     uploader: Arc<Uploader>,
     embedded: Option<Arc<Local>>,
     credentials: Option<Credentials>,
+    /// All of the cache, of which shares have portions, in bytes.
+    cache_bytes: u64,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
     /// Shares by name. Held only for look-ups; opening and closing is done under `reloading`.
     shares: Mutex<BTreeMap<String, Running>>,
@@ -94,6 +96,7 @@ impl Gateway {
         let disk = FilesDisk::new(&cache).map_err(|error| StartError::Directory(cache.clone(), error))?;
         let meta = Meta::open(Place::File(data.join("meta.db"))).await.map_err(|error| StartError::Store(error.to_string()))?;
         let settings = blob_settings(&config, &cache)?;
+        let cache_bytes = settings.log.size_bytes;
         let (blobs, report) = BlobStore::open(Arc::new(disk), Arc::new(meta), clock.clone(), settings)
             .await
             .map_err(|error| StartError::Store(error.to_string()))?;
@@ -108,6 +111,7 @@ impl Gateway {
             uploader,
             embedded,
             credentials,
+            cache_bytes,
             metrics,
             shares: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),

@@ -14,15 +14,6 @@ use crate::store::upload::JobStatus;
 const UPLOADS_MAX: usize = 100;
 
 impl Gateway {
-    pub(super) fn cache_bytes(&self) -> u64 {
-        let usage = self.blobs.log_usage();
-        u64::from(usage.segments) * self.segment_bytes()
-    }
-
-    fn segment_bytes(&self) -> u64 {
-        self.blobs.log_segment_bytes()
-    }
-
     async fn share_status(&self, name: &str, part: SharePart, jobs: &[JobStatus]) -> ShareStatus {
         let mut status = ShareStatus {
             name: name.to_owned(),

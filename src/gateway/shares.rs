@@ -139,7 +139,7 @@ impl Gateway {
 
     async fn open_share(self: &Arc<Self>, name: &str, config: &ShareConfig) -> Result<Arc<Share>, String> {
         let bucket = buckets::open(self, name, config).await?;
-        let cache_bytes = self.cache_bytes();
+        let cache_bytes = self.cache_bytes;
         let maximum_bytes = config.cache_maximum.map_or(cache_bytes * 3 / 4, |size| size.0.min(cache_bytes));
         let guaranteed_bytes = config.cache_guaranteed.map_or(cache_bytes / 16, |size| size.0).min(maximum_bytes);
         let parts = Parts {
