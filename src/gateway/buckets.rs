@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::{Endpoint, S3Config, ShareConfig};
 use crate::store::object::local::Bucket;
 use crate::store::object::probe;
-use crate::store::object::s3::{S3, S3Settings};
+use crate::store::object::s3::{self, S3Store};
 use crate::store::object::layer::{self, stack};
 use crate::store::object::{ObjectError, SharedStore, limit};
 
@@ -33,36 +33,38 @@ pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig
         local.ensure_bucket(&share.bucket).await.map_err(|error| format!("bucket \"{}\": {error}", share.bucket))?;
         return Ok(stack(Arc::new(Bucket::new(local, &share.bucket)), &share.bucket, &settings, None).store);
     }
-    let s3 = S3::connect(&s3_settings(config, share)).await.map_err(|error| format!("[s3]: {error}"))?;
-    let store = stack(Arc::new(s3), &share.bucket, &settings, None).store;
-    look(gateway, name, share, store.clone()).await;
-    Ok(store)
+    let endpoint = s3::Endpoint::connect(&s3_settings(config)).await.map_err(|error| format!("[s3]: {error}"))?;
+    let bare = endpoint.bucket(&share.bucket, share.requester_pays);
+    look(gateway, name, share, bare.clone()).await;
+    Ok(stack(bare, &share.bucket, &settings, None).store)
 }
 
-fn s3_settings(config: &S3Config, share: &ShareConfig) -> S3Settings {
-    S3Settings {
-        bucket: share.bucket.clone(),
+fn s3_settings(config: &S3Config) -> s3::Settings {
+    let credentials = match (&config.credentials_file, &config.profile) {
+        (Some(file), profile) => s3::Credentials::File(file.clone(), profile.clone()),
+        (None, Some(profile)) => s3::Credentials::Profile(profile.clone()),
+        (None, None) => s3::Credentials::Chain,
+    };
+    s3::Settings {
         endpoint: match config.kind() {
             Endpoint::Url(url) => Some(url),
             _ => None,
         },
-        region: config.region.clone(),
-        profile: config.profile.clone(),
-        credentials_file: config.credentials_file.clone(),
-        requester_pays: share.requester_pays,
-        ..S3Settings::default()
+        region: Some(config.region.clone()),
+        credentials,
+        ..s3::Settings::default()
     }
 }
 
 /// Finds out what the endpoint does; where it does not answer in time, goes on looking in the background.
-async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: SharedStore) {
+async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: Arc<S3Store>) {
     let (name, prefix, bucket, gateway) = (name.to_owned(), share.prefix.clone(), share.bucket.clone(), gateway.clone());
     let looking = tokio::spawn(async move {
         let mut wait = Duration::from_secs(1);
         loop {
-            match probe::probe(&store, &prefix).await {
+            match probe::adopt(&store, &prefix).await {
                 Ok(found) => {
-                    for lack in found.lacks {
+                    for lack in found.missing() {
                         gateway.notice(format!("share \"{name}\": {lack}"));
                     }
                     return;
