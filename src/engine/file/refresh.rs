@@ -14,6 +14,7 @@
 mod foreign;
 mod look;
 mod merge;
+mod now;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
