@@ -28,7 +28,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::base::disk::files::FilesDisk;
 use crate::base::id::OwnerId;
 use crate::config::{Config, Endpoint, ShareConfig};
-use crate::protocol::s3::credentials::{self, Credentials};
+use crate::protocol::s3::{self, credentials};
 use crate::store::blob::{self, Batch, BlobStore};
 use crate::store::log;
 use crate::store::meta::{Key, Meta, Place, Row, ValueRow};
@@ -69,7 +69,7 @@ pub struct Gateway {
     blobs: Arc<BlobStore>,
     uploader: Arc<Uploader>,
     embedded: Option<Arc<Local>>,
-    credentials: Option<Credentials>,
+    credentials: Option<s3::Settings>,
     /// All of the cache, of which shares have portions, in bytes.
     cache_bytes: u64,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
@@ -127,7 +127,7 @@ impl Gateway {
     }
 
     /// The embedded endpoint's store and keys, where a share uses it.
-    pub fn embedded(&self) -> Option<(Arc<Local>, Credentials)> {
+    pub fn embedded(&self) -> Option<(Arc<Local>, s3::Settings)> {
         self.embedded.clone().zip(self.credentials.clone())
     }
 
@@ -238,7 +238,7 @@ async fn gateway_id(blobs: &Arc<BlobStore>) -> Result<String, blob::BlobError> {
 }
 
 /// Opens the embedded endpoint's directory where the gateway or a share uses it.
-async fn open_embedded(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<(Option<Arc<Local>>, Option<Credentials>), StartError> {
+async fn open_embedded(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<(Option<Arc<Local>>, Option<s3::Settings>), StartError> {
     let by_share = |share: &ShareConfig| share.s3(config).kind() == Endpoint::Embedded;
     let used = config.s3.kind() == Endpoint::Embedded
         || config.load_shares().is_ok_and(|shares| shares.iter().any(|(_, share)| share.as_ref().is_ok_and(by_share)));
@@ -247,6 +247,6 @@ async fn open_embedded(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> 
     }
     let directory = data.join("s3");
     let local = Local::open(&directory, clock.clone()).await.map_err(|error| StartError::Store(format!("{}: {error}", directory.display())))?;
-    let credentials = credentials::load_or_create(&directory).map_err(|error| StartError::Directory(directory.clone(), error))?;
+    let credentials = credentials::load_or_create(&directory.join("credentials")).map_err(|error| StartError::Directory(directory.clone(), error))?;
     Ok((Some(local), Some(credentials)))
 }

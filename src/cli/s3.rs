@@ -20,7 +20,7 @@ pub(super) async fn run(args: S3Args) -> Exit {
         Ok(local) => local,
         Err(error) => return fail(Exit::Failed, &format!("{}: {error}", args.dir.display())),
     };
-    let keys = match credentials::load_or_create(&args.dir) {
+    let keys = match credentials::load_or_create(&args.dir.join("credentials")) {
         Ok(keys) => keys,
         Err(error) => return fail(Exit::Failed, &format!("{}: {error}", args.dir.display())),
     };
@@ -31,7 +31,7 @@ pub(super) async fn run(args: S3Args) -> Exit {
     let address = listener.local_addr().unwrap_or(args.listen);
     println!("s3 endpoint http://{address}   keys in {}", args.dir.join("credentials").display());
     let stop = CancellationToken::new();
-    let server = tokio::spawn(s3::serve(listener, local.clone(), s3::Settings::new(keys), stop.clone()));
+    let server = tokio::spawn(s3::serve(listener, local.clone(), keys, stop.clone()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

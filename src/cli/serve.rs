@@ -74,10 +74,10 @@ async fn serve_admin(gateway: &Arc<Gateway>, servers: &TaskTracker, stop: &Cance
 }
 
 async fn serve_endpoint(gateway: &Arc<Gateway>, servers: &TaskTracker, stop: &CancellationToken) -> Option<SocketAddr> {
-    let (local, credentials) = gateway.embedded()?;
+    let (local, settings) = gateway.embedded()?;
     let listener = bind("the embedded S3 endpoint ([embedded] listen)", gateway.config().embedded.listen).await?;
     let address = listener.local_addr().ok();
-    let (settings, stop) = (s3::Settings::new(credentials), stop.clone());
+    let stop = stop.clone();
     servers.spawn(async move {
         if let Err(error) = s3::serve(listener, local, settings, stop).await {
             tracing::error!(%error, "the embedded S3 endpoint ended");
