@@ -202,7 +202,8 @@ fn blob_settings(config: &Config, cache: &Path) -> Result<blob::Settings, StartE
         Some(size) => size.0,
         None => {
             let space = rustix::fs::statvfs(cache).map_err(|error| StartError::Directory(cache.to_path_buf(), error.into()))?;
-            let mine: u64 = fs::read_dir(cache).map_or(0, |files| files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum());
+            let mine: u64 = fs::read_dir(cache)
+                .map_or(0, |files| files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum());
             ((space.f_bavail * space.f_frsize + mine) / 10).clamp(CACHE_BYTES_MIN, CACHE_BYTES_DEFAULT)
         }
     };
@@ -238,7 +239,11 @@ async fn gateway_id(blobs: &Arc<BlobStore>) -> Result<String, blob::BlobError> {
 }
 
 /// Opens the embedded endpoint's directory where the gateway or a share uses it.
-async fn open_embedded(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<(Option<Arc<Local>>, Option<s3::Settings>), StartError> {
+async fn open_embedded(
+    config: &Config,
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Option<Arc<Local>>, Option<s3::Settings>), StartError> {
     let by_share = |share: &ShareConfig| share.s3(config).kind() == Endpoint::Embedded;
     let used = config.s3.kind() == Endpoint::Embedded
         || config.load_shares().is_ok_and(|shares| shares.iter().any(|(_, share)| share.as_ref().is_ok_and(by_share)));
@@ -246,7 +251,10 @@ async fn open_embedded(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> 
         return Ok((None, None));
     }
     let directory = data.join("s3");
-    let local = Local::open(&directory, clock.clone()).await.map_err(|error| StartError::Store(format!("{}: {error}", directory.display())))?;
-    let credentials = credentials::load_or_create(&directory.join("credentials")).map_err(|error| StartError::Directory(directory.clone(), error))?;
+    let local = Local::open(&directory, clock.clone())
+        .await
+        .map_err(|error| StartError::Store(format!("{}: {error}", directory.display())))?;
+    let credentials = credentials::load_or_create(&directory.join("credentials"))
+        .map_err(|error| StartError::Directory(directory.clone(), error))?;
     Ok((Some(local), Some(credentials)))
 }

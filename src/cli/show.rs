@@ -100,14 +100,16 @@ where
 {
     let screen = MultiProgress::new();
     let plain = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bars = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bars =
+        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar());
     let mut lines: Vec<ProgressBar> = Vec::new();
     loop {
         let status = match look().await {
             Ok(status) => status,
             Err(reason) => return fail(Exit::Failed, &reason),
         };
-        let running: Vec<&UploadStatus> = status.uploads.iter().filter(|upload| !upload.key.is_empty()).take(UPLOADS_SHOWN).collect();
+        let running: Vec<&UploadStatus> =
+            status.uploads.iter().filter(|upload| !upload.key.is_empty()).take(UPLOADS_SHOWN).collect();
         let wanted = status.shares.len() + running.len();
         while lines.len() < wanted {
             lines.push(screen.add(ProgressBar::new(0)));

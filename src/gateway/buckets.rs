@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Endpoint, S3Config, ShareConfig};
+use crate::store::object::layer::{self, stack};
 use crate::store::object::local::Bucket;
 use crate::store::object::probe;
 use crate::store::object::s3::{self, S3Store};
-use crate::store::object::layer::{self, stack};
 use crate::store::object::{ObjectError, SharedStore, limit};
 
 use super::Gateway;
@@ -29,7 +29,8 @@ pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig
         ..layer::Settings::default()
     };
     if config.kind() == Endpoint::Embedded {
-        let local = gateway.embedded.clone().ok_or("the embedded endpoint was not in use when the gateway started; restart it")?;
+        let local =
+            gateway.embedded.clone().ok_or("the embedded endpoint was not in use when the gateway started; restart it")?;
         local.ensure_bucket(&share.bucket).await.map_err(|error| format!("bucket \"{}\": {error}", share.bucket))?;
         return Ok(stack(Arc::new(Bucket::new(local, &share.bucket)), &share.bucket, &settings, None).store);
     }

@@ -142,7 +142,8 @@ impl Control for Gateway {
             let Some(share) = &running.share else { continue };
             let usage = self.blobs.usage(share.owner());
             metrics::gauge!("tidegate_share_dirty_bytes", "share" => name.clone()).set(usage.dirty_bytes as f64);
-            metrics::gauge!("tidegate_share_oldest_dirty_seconds", "share" => name.clone()).set(self.age_s(usage.oldest_dirty_ns) as f64);
+            metrics::gauge!("tidegate_share_oldest_dirty_seconds", "share" => name.clone())
+                .set(self.age_s(usage.oldest_dirty_ns) as f64);
         }
         self.metrics.run_upkeep();
         self.metrics.render()

@@ -127,7 +127,8 @@ impl Gateway {
         if let (Some(share), Some(config)) = (&running.share, &running.config.fuse) {
             let settings = fuse::Settings { cache: config.cache.0, ..fuse::Settings::at(&config.mount) };
             let (vfs, name) = (share.clone() as Arc<dyn Vfs>, name.to_owned());
-            let mounted = tokio::task::spawn_blocking(move || fuse::mount(&name, vfs, FUSE_ORIGIN, &settings, &Handle::current())).await;
+            let mounted =
+                tokio::task::spawn_blocking(move || fuse::mount(&name, vfs, FUSE_ORIGIN, &settings, &Handle::current())).await;
             match mounted {
                 Ok(Ok(mount)) => running.mount = Some(mount),
                 Ok(Err(error)) => running.reason = error.to_string(),
@@ -149,9 +150,7 @@ impl Gateway {
             gateway: self.id.clone(),
             portion: Portion { guaranteed_bytes, maximum_bytes },
         };
-        Share::open(name, config.settings(), parts)
-        .await
-        .map_err(|error| error.to_string())
+        Share::open(name, config.settings(), parts).await.map_err(|error| error.to_string())
     }
 }
 
@@ -162,4 +161,3 @@ fn moved(before: &ShareConfig, after: &ShareConfig) -> bool {
     };
     place(before) != place(after)
 }
-

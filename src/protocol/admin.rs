@@ -170,7 +170,11 @@ async fn status(State(control): State<Arc<dyn Control>>) -> Json<Status> {
     Json(control.status().await)
 }
 
-async fn refresh(State(control): State<Arc<dyn Control>>, Path(share): Path<String>, Query(query): Query<RefreshQuery>) -> Response {
+async fn refresh(
+    State(control): State<Arc<dyn Control>>,
+    Path(share): Path<String>,
+    Query(query): Query<RefreshQuery>,
+) -> Response {
     answer(control.refresh(&share, &query.path).await.map(|()| StatusCode::NO_CONTENT.into_response()))
 }
 

@@ -58,7 +58,10 @@ impl Client {
 
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, String> {
         let unreachable = |error: &dyn std::fmt::Display| {
-            format!("no gateway answers at {} ({error}); is `tidegate serve` running, and is [admin] listen the same?", self.address)
+            format!(
+                "no gateway answers at {} ({error}); is `tidegate serve` running, and is [admin] listen the same?",
+                self.address
+            )
         };
         let stream = TcpStream::connect(self.address).await.map_err(|error| unreachable(&error))?;
         let (mut sender, connection) =
@@ -72,7 +75,8 @@ impl Client {
             .map_err(|error| error.to_string())?;
         let answer = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?.to_bytes();
+        let body =
+            Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?.to_bytes();
         match status {
             StatusCode::OK | StatusCode::NO_CONTENT => Ok(body),
             _ => Err(String::from_utf8_lossy(&body).trim().to_owned()),
@@ -85,5 +89,6 @@ fn escape(text: &str) -> String {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| format!("the gateway's answer is not understood ({error}); is it another version?"))
+    serde_json::from_slice(body)
+        .map_err(|error| format!("the gateway's answer is not understood ({error}); is it another version?"))
 }
