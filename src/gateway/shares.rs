@@ -47,7 +47,7 @@ impl Running {
             if drain && !gateway.uploader.drain(share.owner(), Some(DRAIN_MAX)).await {
                 tracing::warn!(share = share.name(), "closed before everything was uploaded; it is kept in the cache");
             }
-            share.close().await;
+            share.stop().await;
         }
     }
 }
