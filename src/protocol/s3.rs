@@ -2,7 +2,7 @@
 //! [`Local`].
 //!
 //! What lives here: [`serve`], its [`Settings`], and the table of operations. Beside it: `buckets`, `objects`, `uploads` and
-//! `listing` (what each operation does), `body` (bodies on their way in), `convert` (S3's words to the store's and back),
+//! `listing` (what each operation does), `connection`, `body` (bodies on their way in), `convert` (S3's words to the store's and back),
 //! `error` (the one map from the store's errors to S3's codes), `credentials` (the file with the keys).
 //!
 //! Invariants:
@@ -12,6 +12,7 @@
 
 mod body;
 mod buckets;
+mod connection;
 mod convert;
 pub mod credentials;
 mod error;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use s3s::auth::SimpleAuth;
@@ -86,7 +88,9 @@ pub async fn serve(listener: TcpListener, local: Arc<Local>, settings: Settings,
     let slots = Arc::new(Semaphore::new(settings.connections_max));
     let mut connections = JoinSet::new();
     while let Some((stream, slot)) = accept(&listener, &slots, &stop).await {
-        let connection = graceful.watch(http().serve_connection(TokioIo::new(stream), service.clone()));
+        let service = service.clone();
+        let answer = service_fn(move |request| connection::answer(service.clone(), request));
+        let connection = graceful.watch(http().serve_connection(TokioIo::new(stream), answer));
         connections.spawn(async move {
             let _slot = slot;
             if let Err(error) = connection.await {

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import random
 import sys
+import time
 import traceback
 import urllib.error
 import urllib.request
@@ -264,7 +265,9 @@ def presigned(b):
     url = s3.generate_presigned_url("put_object", Params={"Bucket": b, "Key": "signed ä"}, ExpiresIn=60)
     urllib.request.urlopen(urllib.request.Request(url, data=b"put by url", method="PUT"))
     assert body(Bucket=b, Key="signed ä") == b"put by url"
-    for bad in [url.split("?")[0], url.replace("Signature=", "Signature=0")]:
+    expired = s3.generate_presigned_url("put_object", Params={"Bucket": b, "Key": "signed ä"}, ExpiresIn=1)
+    time.sleep(2.5)
+    for bad in [url.split("?")[0], url[:-4] + ("0000" if url[-4:] != "0000" else "1111"), expired]:
         try:
             urllib.request.urlopen(urllib.request.Request(bad, data=b"forged", method="PUT"))
             raise AssertionError("a forged URL was accepted")

@@ -54,6 +54,9 @@ pub struct Index {
     queue: Arc<RwLock<Option<mpsc::Sender<Box<dyn Job>>>>>,
     buckets: Arc<RwLock<Buckets>>,
     stopped: Arc<tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>>,
+    /// How many scans were made: a listing must not walk what it folds.
+    #[cfg(test)]
+    pub(super) scans: Arc<std::sync::atomic::AtomicU32>,
 }
 
 /// One change of the database.
@@ -137,7 +140,16 @@ impl Index {
         let writer = Writer::new(conn, buckets, garbage);
         let task = tokio::spawn(run(writer, receiver, shared.clone()));
         let queue = Arc::new(RwLock::new(Some(sender)));
-        Ok((Self { readers, queue, buckets: shared, stopped: Arc::new(tokio::sync::Mutex::new(Some(task))) }, start))
+        let stopped = Arc::new(tokio::sync::Mutex::new(Some(task)));
+        let index = Self {
+            readers,
+            queue,
+            buckets: shared,
+            stopped,
+            #[cfg(test)]
+            scans: Arc::default(),
+        };
+        Ok((index, start))
     }
 
     /// Applies a change and returns when it is durable.

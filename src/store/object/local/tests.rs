@@ -11,6 +11,7 @@ use super::*;
 use crate::base::clock::SimulatedClock;
 use crate::store::object::conformance;
 
+mod durability;
 mod listing;
 
 struct World {
@@ -63,17 +64,15 @@ impl World {
         self.local.complete("bucket", key, upload, Complete { parts, ..Complete::default() }).await
     }
 
-    /// The data files on the disk, once nothing is left to remove.
-    async fn files(&self) -> usize {
-        self.local.files.reap().await.expect("reap");
-        // A file that was never named is removed by a thread; give it time.
-        for _ in 0..100 {
-            if self.local.index.dead_files(1).await.expect("dead files").is_empty() {
-                break;
+    /// Waits until the disk has so many data files: they are removed in the background.
+    async fn files_become(&self, count: usize) {
+        for _ in 0..500 {
+            if count_files(self.dir.path()) == count {
+                return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        count_files(self.dir.path())
+        assert_eq!(count_files(self.dir.path()), count);
     }
 }
 

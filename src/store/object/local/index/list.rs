@@ -93,6 +93,8 @@ impl Index {
         to: &[u8],
         limit: u32,
     ) -> Result<Vec<Shown>, LocalError> {
+        #[cfg(test)]
+        self.scans.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let scan = match kind {
             Kind::Live => Scan { keys: LIVE, inside: "" },
             Kind::Versions => VERSIONS,
