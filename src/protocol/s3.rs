@@ -28,7 +28,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::*;
 use s3s::service::S3ServiceBuilder;
 use s3s::{S3, S3Request, S3Response, S3Result};
@@ -82,7 +82,7 @@ impl Settings {
 /// None after the listener is bound; in the signature for those to come.
 pub async fn serve(listener: TcpListener, local: Arc<Local>, settings: Settings, stop: CancellationToken) -> io::Result<()> {
     let mut builder = S3ServiceBuilder::new(Endpoint { local, region: settings.region.clone() });
-    builder.set_auth(SimpleAuth::from_single(settings.access_key.clone(), settings.secret_key.as_str()));
+    builder.set_auth(Keys { access: settings.access_key.clone(), secret: settings.secret_key.as_str().into() });
     let service = builder.build();
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(settings.connections_max));
@@ -141,6 +141,19 @@ async fn accept(
         biased;
         () = stop.cancelled() => None,
         next = next => next,
+    }
+}
+
+/// The one pair of keys.
+struct Keys {
+    access: String,
+    secret: SecretKey,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == self.access { Ok(self.secret.clone()) } else { Err(s3s::s3_error!(InvalidAccessKeyId)) }
     }
 }
 
