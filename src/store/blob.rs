@@ -234,6 +234,10 @@ pub struct BlobStore {
     /// Counts whenever something became free that somebody may wait for.
     space: watch::Sender<u64>,
     pressure: watch::Sender<u64>,
+    /// When that was last told.
+    pressed: Mutex<Option<tokio::time::Instant>>,
+    /// Changes since the last checkpoint, about.
+    changes: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
 }
 

@@ -15,7 +15,7 @@ use super::page::{self, HEAD_PAGE, Ledger};
 use super::state::{Blob, Image};
 use super::{BlobError, BlobStore};
 use crate::base::id::{BlobId, Seq};
-use crate::store::log::Position;
+use crate::store::log::{LogError, Position};
 use crate::store::meta::Checkpoint;
 
 /// Where the accounts are stored: the blob and the page.
@@ -23,6 +23,8 @@ pub(super) const ACCOUNTS: (BlobId, u64) = (BlobId(0), 0);
 
 /// Everything as it was at one moment.
 struct Picture {
+    /// The log's, from before the rest was looked at.
+    verifier: u64,
     position: Position,
     applied: Seq,
     ledger: Ledger,
@@ -47,18 +49,26 @@ impl BlobStore {
     /// Makes a checkpoint. With `durable` it survives power loss.
     pub(super) async fn make_checkpoint(&self, durable: bool) -> Result<(), BlobError> {
         let _one = self.checkpointing.lock().await;
-        let (checkpoint, blobs) = self.take_picture().into_checkpoint();
+        let picture = self.take_picture();
+        let verifier = picture.verifier;
+        let (checkpoint, blobs) = picture.into_checkpoint();
         let mut flight = Flight { store: self, blobs, stored: false };
         self.log.commit().await?;
+        if self.log.verifier() != verifier {
+            // A flush failed since the picture was taken: what it names was written again elsewhere.
+            return Err(LogError::Flush("a flush failed while a checkpoint was made".to_owned()).into());
+        }
         self.meta.apply(checkpoint, durable).await?;
         flight.stored = true;
         drop(flight);
+        self.changes.store(0, Ordering::Relaxed);
         self.evict_after_checkpoint();
         Ok(())
     }
 
     fn take_picture(&self) -> Picture {
         let _barrier = self.barrier.write();
+        let verifier = self.log.verifier();
         self.follow_log();
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let blobs = dirty.into_iter().filter_map(|id| self.table.get(id));
@@ -67,7 +77,8 @@ impl BlobStore {
             (blob, image)
         };
         let images = blobs.map(image).collect();
-        Picture { position: self.log.written(), applied: self.log.last_seq(), ledger: self.accounts.lock().ledger(), images }
+        let (position, applied) = (self.log.written(), self.log.last_seq());
+        Picture { verifier, position, applied, ledger: self.accounts.lock().ledger(), images }
     }
 
     /// The transaction is done, or failed.

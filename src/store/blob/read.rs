@@ -15,7 +15,7 @@ use super::map::{Piece, Place};
 use super::state::{Blob, State};
 use super::{BlobError, BlobStore, FetchError};
 use crate::base::id::BlobId;
-use crate::store::log::{BLOCK_BYTES, Location, LogError};
+use crate::store::log::{BLOCK_BYTES, Location, LogError, Scanned};
 
 /// How often a plan is made again before its failure is believed.
 const PLANS_MAX: usize = 16;
@@ -317,6 +317,13 @@ impl BlobStore {
         let lost = self.lost_part(&range, location, skip_bytes);
         tracing::error!(blob = blob.id.0, ?lost, %error, "bytes that were not uploaded yet are damaged");
         Failed::Final(BlobError::Damaged(lost))
+    }
+
+    /// Reclaim could not read what it should move.
+    pub(super) fn tell_damage(&self, blob: &Blob, scanned: &Scanned, range: Range<u64>, error: LogError) {
+        let skip_bytes = u32::try_from(range.start - scanned.record.offset).unwrap_or(u32::MAX);
+        // What follows from it is for readers; here it is only told and marked.
+        let _ = self.on_damage(blob, range, scanned.location, skip_bytes, error);
     }
 
     /// The first stretch of checksum units of a range that cannot be read.

@@ -23,8 +23,19 @@ use crate::store::log::{Class, Kind, LogError, Record, Scanned, SegmentInfo};
 
 /// Victims of one round.
 const VICTIMS_MAX: usize = 8;
-/// Segments that writers and names never take (`log` keeps them), and one for whoever comes first.
+/// Free segments from which on nobody has to hurry: the log's three reserved ones, and two.
 const LOW_WATER_MIN: u32 = 5;
+
+/// How clearing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cleared {
+    /// Nothing in it lives.
+    Wholly,
+    /// Something does that was busy: next time.
+    NotYet,
+    /// Something does that cannot be read.
+    Stuck,
+}
 
 /// A segment that may be a victim.
 struct Candidate {
@@ -42,11 +53,16 @@ fn footprint(bytes: u64) -> u64 {
     bytes + bytes / 64 + 512 * u64::from(bytes > 0)
 }
 
+/// With fewer free segments than this, reclaim begins by itself.
+fn low_water(segments: u32) -> u32 {
+    LOW_WATER_MIN.max(4 + segments / 16)
+}
+
 impl BlobStore {
     /// Whether a round should be made without anybody asking.
     pub(super) fn is_low(&self) -> bool {
         let usage = self.log.usage();
-        usage.segments_free < LOW_WATER_MIN.max(usage.segments / 16)
+        usage.segments_free < low_water(usage.segments)
     }
 
     /// The read head found no room: its coldest segments may be replaced.
@@ -66,8 +82,9 @@ impl BlobStore {
         let mut cleared = Vec::new();
         for victim in self.victims() {
             match self.clear(&victim).await {
-                Ok(true) => cleared.push(victim),
-                Ok(false) => {
+                Ok(Cleared::Wholly) => cleared.push(victim),
+                Ok(Cleared::NotYet) => {}
+                Ok(Cleared::Stuck) => {
                     self.stuck.lock().insert((victim.slot, victim.life));
                 }
                 Err(BlobError::Log(LogError::Full)) => break,
@@ -108,7 +125,8 @@ impl BlobStore {
             }
         }
         // A clean cache is worth keeping: no more of it goes than is wanted.
-        let wanted = (LOW_WATER_MIN.saturating_sub(self.log.usage().segments_free) as usize).max(2);
+        let usage = self.log.usage();
+        let wanted = (low_water(usage.segments).saturating_sub(usage.segments_free) as usize).max(2);
         let all_dead = |info: &SegmentInfo| self.accounts.lock().live(info.slot, info.life) == (0, 0);
         let mut taken = 0;
         victims.retain(|info| {
@@ -133,17 +151,24 @@ impl BlobStore {
         Some(Candidate { info, move_bytes, score: dead + (clean - hot) / 2 + hot / 8 + preferred, last_read })
     }
 
-    /// Clears a segment. `false`: something in it can neither be moved nor dropped.
-    async fn clear(&self, victim: &SegmentInfo) -> Result<bool, BlobError> {
-        let mut is_clear = true;
+    async fn clear(&self, victim: &SegmentInfo) -> Result<Cleared, BlobError> {
+        let mut is_readable = true;
         for scanned in self.log.scan(victim.slot)? {
             if scanned.record.kind == Kind::Data && scanned.location.life == victim.life {
-                is_clear &= self.clear_record(&scanned).await?;
+                is_readable &= self.clear_record(&scanned).await?;
             }
         }
-        Ok(is_clear && self.accounts.lock().live(victim.slot, victim.life) == (0, 0))
+        let is_clear = self.accounts.lock().live(victim.slot, victim.life) == (0, 0);
+        Ok(if is_clear {
+            Cleared::Wholly
+        } else if is_readable {
+            Cleared::NotYet
+        } else {
+            Cleared::Stuck
+        })
     }
 
+    /// Clears what lives in one record. `false`: it cannot be read.
     async fn clear_record(&self, scanned: &Scanned) -> Result<bool, BlobError> {
         let id = scanned.record.blob;
         let blob = match self.table.get(id) {
@@ -170,11 +195,11 @@ impl BlobStore {
         for extent in copies {
             self.copy_hot(&blob, scanned, &extent);
         }
-        let mut is_clear = true;
+        let mut is_readable = true;
         for range in moves {
-            is_clear &= self.move_bytes(&blob, scanned, range).await?;
+            is_readable &= self.move_bytes(&blob, scanned, range).await?;
         }
-        Ok(is_clear)
+        Ok(is_readable)
     }
 
     /// Drops what is clean and cold. Returns what has to be moved, and what is worth a copy.
@@ -220,7 +245,10 @@ impl BlobStore {
         let at = scanned.location;
         let body = match self.body(scanned, &range) {
             Ok(body) => body,
-            Err(LogError::Corrupt { .. }) => return Ok(false),
+            Err(error @ LogError::Corrupt { .. }) => {
+                self.tell_damage(blob, scanned, range, error);
+                return Ok(false);
+            }
             Err(error) => return Err(error.into()),
         };
         let record = record(scanned, range.clone(), scanned.seq, body);

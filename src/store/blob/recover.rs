@@ -5,6 +5,7 @@
 //! dropped. A record with a number that is not above all before it is a moved one: the extents that still have its number
 //! are where it is now, and nothing else follows from it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
@@ -46,6 +47,14 @@ fn capacity_bytes(settings: &log::Settings) -> u64 {
     segments.saturating_sub(RESERVED).max(1) * (settings.segment_bytes / 100 * 90)
 }
 
+/// Segments that hold dirty bytes by the last checkpoint, and that the log does not have any more.
+fn missing_segments(log: &Log, ledger: &Ledger) -> Vec<String> {
+    let lives: HashSet<(u32, u32)> = log.segments().iter().map(|info| (info.slot, info.life)).collect();
+    let lost = ledger.segments.iter().filter(|(key, live)| live.dirty_bytes > 0 && !lives.contains(key));
+    lost.map(|((slot, _), live)| format!("segment {slot} is gone, with {} bytes that were not uploaded yet", live.dirty_bytes))
+        .collect()
+}
+
 /// See [`BlobStore::open`].
 pub(super) async fn open(
     disk: Arc<dyn Disk>,
@@ -58,9 +67,10 @@ pub(super) async fn open(
     let mut records = Vec::new();
     let mut visit = |scanned| records.push(scanned);
     let (log, recovered) = Log::open(disk, settings.log.clone(), position, applied, &mut visit)?;
+    let mut report = Report { records: 0, damage: recovered.damage };
+    report.damage.extend(missing_segments(&log, &ledger));
     let accounts = Accounts::new(ledger, capacity_bytes(&settings.log));
     let store = build(log, meta, clock, settings, accounts);
-    let mut report = Report { records: 0, damage: recovered.damage };
     store.load_dirty().await?;
     store.replay(applied, records, &mut report).await?;
     store.load_ids().await?;
@@ -103,6 +113,8 @@ fn build(log: Log, meta: Arc<Meta>, clock: Arc<dyn Clock>, settings: Settings, a
         fetches: Fetches::new(),
         space: watch::Sender::new(0),
         pressure: watch::Sender::new(0),
+        pressed: Mutex::new(None),
+        changes: AtomicU64::new(0),
         tasks: Mutex::default(),
     })
 }

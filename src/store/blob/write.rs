@@ -3,7 +3,10 @@
 //! A write waits before it takes a lock: for its portion, for room in the log, for its pages. Under the locks it only
 //! appends and inserts; where something is missing there it lets go, gets it, and tries again.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use super::state::{Blob, Delta, State};
@@ -13,6 +16,13 @@ use crate::store::log::{BODY_BYTES_MAX, Class, Kind, LogError, Record};
 
 /// The largest length of a blob: POSIX `off_t`.
 const LEN_MAX: u64 = i64::MAX as u64;
+
+/// After so many changes a checkpoint is made, so that a start has little to replay.
+const CHANGES_MAX: u64 = 100_000;
+/// Pressure is told at most so often.
+const PRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Who waits says so again at this interval.
+const WAIT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a try under the locks came to.
 pub(super) enum Tried<T> {
@@ -161,6 +171,9 @@ impl BlobStore {
                 self.checkpoint_wanted.notify_one();
             }
         }
+        if self.changes.fetch_add(1, Ordering::Relaxed) == CHANGES_MAX {
+            self.checkpoint_wanted.notify_one();
+        }
         self.count_extents(delta.extents);
         let mut accounts = self.accounts.lock();
         if state.dirty_since_ns != before {
@@ -198,28 +211,25 @@ impl BlobStore {
                     }
                     return Ok(reservation);
                 }
-                None => {
-                    let waited = tokio::time::timeout_at(deadline, space.changed()).await;
-                    if waited.is_err() {
-                        return Err(BlobError::NoSpace);
-                    }
-                }
+                None => Self::wait_a_while(&mut space, deadline).await?,
             }
         }
     }
 
     /// Asks for reclaim, and waits until something became free since `space` was subscribed.
-    pub(super) async fn wait_for_space(
-        &self,
-        space: &mut tokio::sync::watch::Receiver<u64>,
-        deadline: Instant,
-    ) -> Result<(), BlobError> {
+    pub(super) async fn wait_for_space(&self, space: &mut watch::Receiver<u64>, deadline: Instant) -> Result<(), BlobError> {
         self.press();
         self.reclaim_wanted.notify_one();
-        match tokio::time::timeout_at(deadline, space.changed()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(BlobError::NoSpace),
+        Self::wait_a_while(space, deadline).await
+    }
+
+    /// Waits until something became free, or it is time to ask again.
+    async fn wait_a_while(space: &mut watch::Receiver<u64>, deadline: Instant) -> Result<(), BlobError> {
+        let until = deadline.min(Instant::now() + WAIT_INTERVAL);
+        if tokio::time::timeout_at(until, space.changed()).await.is_err() && Instant::now() >= deadline {
+            return Err(BlobError::NoSpace);
         }
+        Ok(())
     }
 
     pub(super) fn deadline(&self, patience: Patience) -> Instant {
@@ -240,6 +250,12 @@ impl BlobStore {
 
     /// Tells [`BlobStore::pressure`].
     pub(super) fn press(&self) {
+        let mut pressed = self.pressed.lock();
+        if pressed.is_some_and(|at| at.elapsed() < PRESS_INTERVAL) {
+            return;
+        }
+        *pressed = Some(Instant::now());
+        drop(pressed);
         self.pressure.send_modify(|count| *count = count.wrapping_add(1));
     }
 
