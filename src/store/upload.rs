@@ -212,6 +212,7 @@ pub enum Done {
 }
 
 /// What an owner wants done for a subject.
+#[expect(clippy::large_enum_variant, reason = "a plan lives for one round of one job")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// Nothing: the job is over.

@@ -13,7 +13,7 @@
 
 pub(super) mod plan;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -149,7 +149,7 @@ impl Runner {
         let state = self.begin(&job, &content).await?;
         let sent = self.send_parts(&job, state, &mut content, progress).await;
         match sent {
-            Ok((state, parts)) => self.commit(&job, &state, &parts, content).await,
+            Ok((upload, parts)) => self.commit(&job, &upload, &parts, content).await,
             Err(Stop::SourceChanged) => {
                 self.pending.abandon(self, job.subject).await?;
                 Ok(Done::SourceChanged)
@@ -187,12 +187,13 @@ impl Runner {
     async fn send_parts(
         &self,
         job: &Job<'_>,
-        mut state: State,
+        state: State,
         content: &mut Content,
         progress: &Progress,
-    ) -> Result<(State, Vec<Part>), Stop> {
-        let done: HashMap<u32, String> = state.parts.iter().cloned().collect();
-        let there = |number: u32| done.contains_key(&number);
+    ) -> Result<(UploadId, Vec<Part>), Stop> {
+        let mut parts: Vec<Part> = state.parts.into_iter().map(|(number, etag)| Part { number, etag: ETag(etag) }).collect();
+        let done: HashSet<u32> = parts.iter().map(|part| part.number).collect();
+        let there = |number: u32| done.contains(&number);
         let numbered = || (1_u32..).zip(&job.parts);
         let sizes =
             |wanted: bool| numbered().filter(|(n, _)| !wanted || there(*n)).map(|(_, part)| range::len(&part.range)).sum();
@@ -201,7 +202,7 @@ impl Runner {
             && job.parts.iter().all(|part| !part.copied)
             && digest::fits(job.parts.iter().map(|part| &part.range));
         let mut leaves: Vec<digest::Leaves> = vec![Vec::new(); job.parts.len()];
-        let upload = UploadId(state.upload.clone());
+        let upload = UploadId(state.upload);
         let mut waiting = numbered().filter(|(number, _)| !there(*number));
         let mut running = FuturesUnordered::new();
         let mut saved = Instant::now();
@@ -216,20 +217,19 @@ impl Runner {
             if let Some(slot) = leaves.get_mut(part.number as usize - 1) {
                 *slot = its_leaves;
             }
-            state.parts.push((part.number, part.etag.0));
-            self.pending.set_upload(job.subject, state.clone());
+            self.pending.add_part(job.subject, part.number, &part.etag);
+            parts.push(part);
             if saved.elapsed() >= SAVE_INTERVAL {
                 self.pending.save(self, job.subject).await?;
                 saved = Instant::now();
             }
         }
+        drop(running);
         if digestible {
             content.digest = Some(digest::root(leaves.iter().flatten()));
         }
-        let mut parts: Vec<Part> =
-            state.parts.iter().map(|(number, etag)| Part { number: *number, etag: ETag(etag.clone()) }).collect();
         parts.sort_by_key(|part| part.number);
-        Ok((state, parts))
+        Ok((upload, parts))
     }
 
     /// Sends or copies one part.
@@ -269,10 +269,9 @@ impl Runner {
         }
     }
 
-    async fn commit(&self, job: &Job<'_>, state: &State, parts: &[Part], content: Content) -> Result<Done, Failure> {
+    async fn commit(&self, job: &Job<'_>, upload: &UploadId, parts: &[Part], content: Content) -> Result<Done, Failure> {
         self.counts.add("multipart_commit");
-        let upload = UploadId(state.upload.clone());
-        let ended = self.land(job.subject, job.op, &Write::Commit(&upload, parts), job.kin.clone(), content).await;
+        let ended = self.land(job.subject, job.op, &Write::Commit(upload, parts), job.kin.clone(), content).await;
         match &ended {
             // The outcome's batch takes it from the row.
             Ok(Done::Written { .. }) => {}

@@ -17,10 +17,13 @@ use super::Op;
 use super::run::{Failure, Runner, Suspect};
 use crate::store::blob::{Batch, BlobError};
 use crate::store::meta::{JobRow, Key, Row};
-use crate::store::object::UploadId;
+use crate::store::object::{ETag, UploadId};
 
 /// The longest body of an intent, in bytes; a longer one is sent without.
 const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Rows of one batch of intents: a batch is one record of the log, of at most a mebibyte.
+const BATCH_ROWS: usize = 200;
 
 /// A multipart upload under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +89,31 @@ impl Pending {
         entry.upload = Some(upload);
     }
 
-    /// The outcome is known: nothing is under way but, unless it was a write, an upload to be aborted.
+    /// A part of the multipart upload of a subject is there. Not written down yet.
+    pub(super) fn add_part(&self, subject: u64, number: u32, etag: &ETag) {
+        if let Some(upload) = self.0.lock().get_mut(&subject).and_then(|entry| entry.upload.as_mut()) {
+            upload.parts.push((number, etag.0.clone()));
+        }
+    }
+
+    /// The operation that was sent and whose outcome is not recorded yet.
+    pub(super) fn intent(&self, subject: u64) -> Option<Suspect> {
+        self.0.lock().get(&subject).and_then(|entry| entry.intent.clone())
+    }
+
+    /// Whether anything is under way for a subject.
+    pub(super) fn has(&self, subject: u64) -> bool {
+        self.0.lock().contains_key(&subject)
+    }
+
+    /// As the job's row keeps it once the outcome is recorded: the intent is over, and with a write the upload too.
+    pub(super) fn encoded_after(&self, subject: u64, written: bool) -> Vec<u8> {
+        let upload = self.upload(subject).filter(|_| !written);
+        let entry = upload.map(|upload| Entry { version: 1, intent: None, upload: Some(upload) });
+        entry.and_then(|entry| serde_json::to_vec(&entry).ok()).unwrap_or_default()
+    }
+
+    /// The outcome is recorded: see [`Self::encoded_after`].
     pub(super) fn concluded(&self, subject: u64, written: bool) {
         let mut entries = self.0.lock();
         if let Some(entry) = entries.get_mut(&subject) {
@@ -115,7 +142,7 @@ impl Pending {
         if self.set_intent(subject, intent) { self.save(runner, subject).await } else { Ok(()) }
     }
 
-    /// As `intend`, for many subjects in one batch.
+    /// As `intend`, for many subjects in few batches.
     pub(super) async fn intend_all(&self, runner: &Runner, intents: Vec<(u64, Suspect)>) -> Result<(), BlobError> {
         let mut batch = Batch::new();
         for (subject, intent) in intents {
@@ -123,6 +150,9 @@ impl Pending {
                 && let Some(row) = self.row(runner, subject).await?
             {
                 batch.put(Row::Job(row));
+            }
+            if batch.changes.len() >= BATCH_ROWS {
+                runner.blobs.apply(runner.owner, std::mem::take(&mut batch)).await?;
             }
         }
         if !batch.changes.is_empty() {

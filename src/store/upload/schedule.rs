@@ -36,6 +36,10 @@ const ROUNDS: u32 = 16;
 const SWEEP_LINGER: Duration = Duration::from_millis(100);
 /// Rows of one such batch.
 const SWEEP_ROWS: usize = 1_000;
+/// Outcomes of deletes that are recorded in one batch.
+const OUTCOMES: usize = 200;
+/// The least time that a job waits whose plan says so.
+const WAIT_MIN: Duration = Duration::from_millis(20);
 
 /// One owner: its jobs, and what is needed to work on them.
 pub(super) struct Owner {
@@ -120,7 +124,7 @@ impl Owner {
         // the row of a job at work as it was before its intent.
         let is_lost = match (how, self.blobs().meta().try_get(&Key::Job(self.id, subject))) {
             (Woken::New, row) => row == Some(None),
-            (Woken::AtWork, Some(Some(Row::Job(row)))) => row.multipart != self.runner.pending.encoded(subject),
+            (Woken::AtWork, Some(Some(Row::Job(row)))) => row.multipart.is_empty() && self.runner.pending.has(subject),
             _ => false,
         };
         if is_lost {
@@ -170,7 +174,11 @@ impl Owner {
             Err(_) => wind_down.await,
         }
         tasks.set.shutdown().await;
-        self.sweep(usize::MAX).await;
+        // As many times as there are batches now, so that this ends where the log fails.
+        let batches = self.queue.lock().settled().div_ceil(SWEEP_ROWS);
+        for _ in 0..batches {
+            self.sweep().await;
+        }
         self.ended.send_modify(|count| *count += 1);
     }
 
@@ -220,7 +228,7 @@ impl Owner {
             if settled >= SWEEP_ROWS || since + SWEEP_LINGER <= now {
                 tasks.settled_since = None;
                 let owner = self.clone();
-                tasks.sweep = Some(tasks.spawn(Vec::new(), async move { owner.sweep(SWEEP_ROWS).await }));
+                tasks.sweep = Some(tasks.spawn(Vec::new(), async move { owner.sweep().await }));
             } else {
                 again = again.min(since + SWEEP_LINGER);
             }
@@ -267,6 +275,11 @@ impl Owner {
         self.changed.notify_one();
     }
 
+    async fn plan(&self, subject: u64) -> Result<Plan, Failure> {
+        let failure = |error: BlobError| Failure { text: error.to_string(), endpoint: false, suspect: None };
+        self.planner.plan(subject).await.map_err(failure)
+    }
+
     async fn round(self: &Arc<Self>, subject: u64, look: Look) -> Result<Round, Failure> {
         let suspect = self.queue.lock().suspect(subject);
         if let Some(suspect) = suspect {
@@ -277,16 +290,17 @@ impl Owner {
             }
             return Ok(Round::Again);
         }
-        let op = match self.planner.plan(subject).await? {
+        let op = match self.plan(subject).await? {
             Plan::Run(op) => op,
             Plan::Settled => {
                 self.runner.pending.abandon(&self.runner, subject).await?;
+                self.runner.pending.concluded(subject, true);
                 self.queue.lock().settle(subject, look, Instant::now());
                 self.ended.send_modify(|count| *count += 1);
                 return Ok(Round::Over);
             }
             Plan::Wait(at_ns) => {
-                let at = self.instant(at_ns);
+                let at = self.instant(at_ns).max(Instant::now() + WAIT_MIN);
                 self.queue.lock().wait(subject, look, at);
                 return Ok(Round::Over);
             }
@@ -296,7 +310,7 @@ impl Owner {
             }
         };
         let keys = self.keys.lock(op.target(), &op.sources()).await;
-        if self.planner.plan(subject).await? != Plan::Run(op.clone()) {
+        if self.plan(subject).await? != Plan::Run(op.clone()) {
             return Ok(Round::Again);
         }
         let progress = self.queue.lock().working(subject, op.target());
@@ -312,7 +326,7 @@ impl Owner {
         Ok(Round::Again)
     }
 
-    /// Sends collected deletes and records what became of them, all in one batch.
+    /// Sends collected deletes and records what became of them, many in one batch.
     async fn delete(self: Arc<Self>, collected: Vec<Collected>) {
         let intent = |one: &Collected| (one.subject, Suspect { op: one.op.clone(), kin: None, content: Content::default() });
         if let Err(error) = self.runner.pending.intend_all(&self.runner, collected.iter().map(intent).collect()).await {
@@ -323,8 +337,16 @@ impl Owner {
         }
         let ops: Vec<&Op> = collected.iter().map(|one| &one.op).collect();
         let outcomes = self.runner.delete(&ops).await;
+        let mut deleted = collected.into_iter().zip(outcomes).peekable();
+        while deleted.peek().is_some() {
+            self.record_deletes(deleted.by_ref().take(OUTCOMES)).await;
+        }
+        self.changed.notify_one();
+    }
+
+    async fn record_deletes(&self, deleted: impl Iterator<Item = (Collected, Result<Done, Failure>)> + Send) {
         let (mut all, mut done) = (Batch::new(), Vec::new());
-        for (one, outcome) in collected.into_iter().zip(outcomes) {
+        for (one, outcome) in deleted {
             let recorded = match outcome {
                 Ok(outcome) => self.record(one.subject, &one.op, &outcome).await.map(|batch| (batch, outcome)),
                 Err(failure) => Err(failure),
@@ -345,29 +367,33 @@ impl Owner {
                     self.made_known(one.subject, &one.op, &outcome);
                     self.setback(one.subject, &outcome)
                 }
-                Err(text) => Err(Failure { text: text.clone(), endpoint: false, suspect: None }),
+                Err(text) => Err(self.unrecorded(one.subject, text.clone())),
             };
             match ended {
                 Ok(()) => self.queue.lock().resume(one.subject, one.look, Instant::now()),
                 Err(failure) => self.fail(one.subject, failure).await,
             }
         }
-        self.changed.notify_one();
     }
 
     /// Records an outcome. The keys are still held.
     async fn conclude(&self, subject: u64, op: &Op, done: &Done) -> Result<(), Failure> {
         let batch = self.record(subject, op, done).await?;
-        self.apply(batch).await.map_err(|text| Failure { text, endpoint: false, suspect: None })?;
+        self.apply(batch).await.map_err(|text| self.unrecorded(subject, text))?;
         self.made_known(subject, op, done);
         Ok(())
+    }
+
+    /// An outcome that could not be recorded: the operation is looked for again before anything else.
+    fn unrecorded(&self, subject: u64, text: String) -> Failure {
+        Failure { text, endpoint: false, suspect: self.runner.pending.intent(subject).map(Box::new) }
     }
 
     /// What follows from an outcome: the planner's part, and the job's row where it tells of trouble or an upload that are over.
     async fn record(&self, subject: u64, op: &Op, done: &Done) -> Result<Batch, Failure> {
         let mut batch = Batch::new();
-        self.planner.done(subject, op, done, &mut batch).await?;
-        self.runner.pending.concluded(subject, matches!(done, Done::Written { .. }));
+        let planned = self.planner.done(subject, op, done, &mut batch).await;
+        planned.map_err(|error| self.unrecorded(subject, error.to_string()))?;
         let key = Key::Job(self.id, subject);
         let is_told = batch.changes.iter().any(|change| match change {
             Change::Put(row) => row.key() == key,
@@ -378,7 +404,7 @@ impl Owner {
         {
             row.attempts = 0;
             row.error.clear();
-            row.multipart = self.runner.pending.encoded(subject);
+            row.multipart = self.runner.pending.encoded_after(subject, matches!(done, Done::Written { .. }));
             batch.put(Row::Job(row));
         }
         Ok(batch)
@@ -398,6 +424,7 @@ impl Owner {
 
     /// The batch of an outcome is applied.
     fn made_known(&self, subject: u64, op: &Op, done: &Done) {
+        self.runner.pending.concluded(subject, matches!(done, Done::Written { .. }));
         self.finished.lock().add(op.target(), self.blobs().clock().now_ns());
         if !matches!(done, Done::Conflict(_) | Done::SourceChanged) {
             self.queue.lock().succeeded(subject, Instant::now());
@@ -436,8 +463,8 @@ impl Owner {
     }
 
     /// Drops the rows of settled jobs.
-    async fn sweep(self: &Arc<Self>, limit: usize) {
-        let swept = self.queue.lock().sweep(limit);
+    async fn sweep(self: &Arc<Self>) {
+        let swept = self.queue.lock().sweep(SWEEP_ROWS);
         let (mut batch, mut rows) = (Batch::new(), HashMap::new());
         for (subject, _) in &swept {
             let key = Key::Job(self.id, *subject);

@@ -262,6 +262,50 @@ async fn bytes_written_after_a_crash_replace_the_upload_that_was_never_recorded(
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_could_not_be_recorded_is_found_again() {
+    for capabilities in endpoints() {
+        let world = World::new(capabilities, Settings::default());
+        let gateway = world.open().await;
+        gateway.model.fail_done.store(2, Ordering::SeqCst);
+        gateway.create(1, "k", b"content").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        gateway.remove(1).await;
+        ends_well(&world, &gateway, "removed").await;
+        assert_eq!((written(&world, "k"), markers(&world, "k")), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_bodies_are_found_again_too() {
+    for capabilities in endpoints() {
+        let mut world = World::new(capabilities, Settings::default());
+        let gateway = world.open().await;
+        world.faults.add(Rule::new(Action::LoseAnswer).on(Kind::Put).times(1));
+        gateway.link(1, "link", "target").await;
+        ends_well(&world, &gateway, "lost").await;
+        gateway.model.hold.store(true, Ordering::SeqCst);
+        gateway.change(1, |want| want.content = b"another".to_vec()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.crash(gateway).await;
+        let gateway = world.open().await;
+        gateway.rename(1, "moved").await;
+        ends_well(&world, &gateway, "crashed").await;
+        assert_eq!((written(&world, "link"), markers(&world, "link"), written(&world, "moved")), (2, 1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_planner_that_panics_fails_its_job_only() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    gateway.model.panic_plan.store(3, Ordering::SeqCst);
+    for subject in 1..=10 {
+        gateway.create(subject, &format!("k{subject}"), b"content").await;
+    }
+    ends_well(&world, &gateway, "panic").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_any_weather_the_bucket_ends_as_it_should() {
     for seed in 0..30 {
         let capabilities = endpoints()[usize::from(seed % 3 == 0)];

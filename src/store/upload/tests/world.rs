@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -182,6 +183,13 @@ impl Gateway {
         self.touch(subject, Duration::ZERO).await;
     }
 
+    /// A new symlink, say: bytes that the planner keeps.
+    pub async fn link(&self, subject: u64, key: &str, target: &str) {
+        let want = Want { key: Some(key.into()), mode: 0o777, blob: BlobId(0), content: target.into() };
+        self.wants.lock().insert(subject, want);
+        self.touch(subject, Duration::ZERO).await;
+    }
+
     pub async fn rename(&self, subject: u64, key: &str) {
         self.change(subject, |want| want.key = Some(key.into())).await;
     }
@@ -257,13 +265,25 @@ pub struct Model {
     pub ended: Mutex<Vec<(u64, String)>>,
     pub conflicts: Mutex<Vec<(u64, Option<Box<Head>>)>>,
     /// `done` does not return any more: the gateway is about to die.
-    pub hold: std::sync::atomic::AtomicBool,
+    pub hold: AtomicBool,
+    /// So many calls of `done` fail.
+    pub fail_done: AtomicU32,
+    /// So many calls of `plan` panic.
+    pub panic_plan: AtomicU32,
 }
 
 impl Model {
     pub fn new(owner: OwnerId, blobs: Arc<BlobStore>, wants: Wants) -> Self {
-        let hold = false.into();
-        Self { owner, blobs, wants, ended: Mutex::default(), conflicts: Mutex::default(), hold }
+        Self {
+            owner,
+            blobs,
+            wants,
+            ended: Mutex::default(),
+            conflicts: Mutex::default(),
+            hold: AtomicBool::default(),
+            fail_done: AtomicU32::default(),
+            panic_plan: AtomicU32::default(),
+        }
     }
 
     fn attributes(want: &Want) -> Attributes {
@@ -279,6 +299,7 @@ fn pinned(row: &ObjectRow) -> CopySource {
 #[async_trait]
 impl Planner for Model {
     async fn plan(&self, subject: u64) -> Result<Plan, BlobError> {
+        assert!(!take(&self.panic_plan), "a planner that panics, as the test wants it");
         let Some(want) = self.wants.lock().get(&subject).cloned() else { return Ok(Plan::Settled) };
         let rows = self.blobs.meta().objects_of(NodeId(subject)).await?;
         let delete =
@@ -289,10 +310,23 @@ impl Planner for Model {
         {
             return Ok(Plan::After(row.node.0));
         }
-        let info = self.blobs.info(want.blob).await?;
         let attributes = Self::attributes(&want);
         let here = rows.iter().find(|row| row.key == key);
         let other = rows.iter().find(|row| row.key != key);
+        if want.blob == BlobId(0) {
+            let is_there = here.is_some_and(|row| row.content_digest == want.content && row.attributes_digest == want.mode);
+            return Ok(match (is_there, other) {
+                (true, Some(other)) => delete(other),
+                (true, None) => Plan::Settled,
+                (false, _) => Plan::Run(Op::PutBytes {
+                    key,
+                    body: want.content.into(),
+                    attributes,
+                    expected: here.map_or(Expected::Absent, |row| Expected::Object(ETag(row.etag.clone()))),
+                }),
+            });
+        }
+        let info = self.blobs.info(want.blob).await?;
         let dirty = info.is_dirty() || (here.is_none() && other.is_none());
         Ok(match (here, other) {
             (None, Some(old)) if !dirty => Plan::Run(Op::Copy {
@@ -323,7 +357,10 @@ impl Planner for Model {
     }
 
     async fn done(&self, subject: u64, op: &Op, done: &Done, batch: &mut Batch) -> Result<(), BlobError> {
-        if self.hold.load(std::sync::atomic::Ordering::SeqCst) {
+        if take(&self.fail_done) {
+            return Err(BlobError::NotFound);
+        }
+        if self.hold.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
         let key = Key::Object(self.owner, op.target().to_owned());
@@ -360,7 +397,11 @@ impl Planner for Model {
                         row.attributes_digest = attributes.as_ref().map_or(old.attributes_digest, mode_of);
                         batch.blob(BlobChange::Rebase { id: want.blob, source });
                     }
-                    _ => panic!("the model does not do that"),
+                    Op::PutBytes { attributes, body, .. } => {
+                        row.attributes_digest = mode_of(attributes);
+                        row.content_digest = body.to_vec();
+                    }
+                    Op::Delete { .. } => panic!("a delete writes nothing"),
                 }
                 batch.put(Row::Object(row));
             }
@@ -402,6 +443,10 @@ impl Planner for Model {
         };
         self.ended.lock().push((subject, format!("{op}{done}")));
     }
+}
+
+fn take(count: &AtomicU32) -> bool {
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1)).is_ok()
 }
 
 fn mode_of(attributes: &Attributes) -> u64 {
