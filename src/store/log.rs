@@ -48,7 +48,7 @@ use tokio::sync::Notify;
 use crate::base::disk::Disk;
 use crate::base::id::{BlobId, OwnerId, Seq};
 use crate::store::log::segment::Segment;
-use crate::store::log::state::{Inner, Redirects, Shared, Unflushed};
+use crate::store::log::state::{Inner, Redirects, Shared};
 
 /// The most bytes that are written and not flushed at any time.
 pub const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
@@ -281,7 +281,8 @@ impl Log {
     /// Opens the log on `disk`, or makes a new one where the disk has no segment. Records of the write head from
     /// `checkpoint` on are given to `visit` in the order of their place (see [`Scanned`]: `Data` without bodies, no footers),
     /// whole batches only; then the log is ready to append, and everything visited is durable. Numbers continue above
-    /// `seq_floor` and above every number seen, with a gap of 2^20 so that no number that was lost is given again.
+    /// `seq_floor` and above every number seen, with a gap of 2^20 so that no number that was lost is given again,
+    /// provided that the caller keeps [`Self::last_seq`] durably as the next `seq_floor` before it appends.
     ///
     /// A location in a segment that is gone or lives another life is `Corrupt` when it is read; [`Self::segments`] says
     /// which lives there are. After a refusal nothing has been changed, though `visit` may have been called.
@@ -336,31 +337,23 @@ impl Log {
         Ok((log, recovered))
     }
 
-    /// What a dead process wrote and did not flush was visited, so it must not be lost any more.
+    /// What a dead process wrote and did not flush was visited, so it must not be lost any more. It is read before it is
+    /// flushed: afterwards it could be gone.
     fn flush_recovered(&self, unsynced: &[(Arc<Segment>, u32)]) -> Result<(), LogError> {
-        let mut segments: Vec<&Arc<Segment>> = unsynced.iter().map(|(segment, _)| segment).collect();
-        segments.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        let Err(error) = segments.iter().try_for_each(|segment| segment.file.sync()) else {
-            let mut inner = self.shared.inner.lock();
-            inner.durable = inner.written;
-            return Ok(());
-        };
         let mut inner = self.shared.inner.lock();
         for (segment, at) in unsynced {
-            let again = recover::read_again(segment, *at)?;
-            let Some((_, last)) = again.last() else { continue };
-            let end = segment.position(last.end());
-            let seqs = again.iter().map(|(_, header)| header.seq).collect();
-            let locations = again.iter().map(|(_, header)| segment.location(header.at)).collect();
-            let batch = again.into_iter().map(|(record, _)| {
-                let table = format::table_of(&record.body);
-                (record, table)
-            });
-            let batch = batch.collect();
-            inner.unflushed.push_back(Unflushed { batch, seqs, locations, end, bytes: 0 });
+            if let Some(batch) = recover::read_again(segment, *at)? {
+                inner.unflushed_bytes += batch.bytes;
+                inner.unflushed.push_back(batch);
+            }
         }
-        inner.flush_failed(error.to_string(), &self.shared.redirects);
-        inner.flush_rewritten()
+        inner.unsynced = unsynced.iter().map(|(segment, _)| segment.clone()).collect();
+        inner.unsynced.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        if let Err(error) = inner.flush_now() {
+            inner.flush_failed(error.to_string(), &self.shared.redirects);
+            inner.flush_now()?;
+        }
+        Ok(())
     }
 
     /// Appends a batch to the write head, all or nothing. Bounded by memory speed; the caller calls [`Self::room`]
@@ -387,7 +380,7 @@ impl Log {
         match inner.write_batch(summed, seqs.clone()) {
             Ok((locations, end)) => Ok(Appended { records: seqs.into_iter().zip(locations).collect(), end }),
             Err(error) => {
-                inner.write_failed(class, &self.shared.redirects);
+                inner.write_failed(&self.shared.redirects);
                 Err(error)
             }
         }
@@ -453,7 +446,13 @@ impl Log {
     /// `Corrupt`, `Disk`.
     pub fn read(&self, location: Location, skip_bytes: u32, buf: &mut [u8]) -> Result<(), LogError> {
         let location = self.resolve(location);
-        self.shared.segment(location)?.read(location.offset_bytes, skip_bytes, buf)
+        let error = match self.shared.segment(location)?.read(location.offset_bytes, skip_bytes, buf) {
+            Err(error @ (LogError::Corrupt { .. } | LogError::Disk(_))) => error,
+            done => return done,
+        };
+        let inner = self.shared.inner.lock();
+        let location = self.resolve(location);
+        if inner.read_unflushed(location, skip_bytes as usize, buf) { Ok(()) } else { Err(error) }
     }
 
     /// Where the record at `location` is now: elsewhere if a flush of its segment failed (invariant 3). Reads do this by themselves.
@@ -532,6 +531,17 @@ impl Log {
         let mut found = recover::scan(&segment, u32::try_from(tail).unwrap_or(u32::MAX))?;
         found.extend(moved);
         Ok(found)
+    }
+
+    /// What the footer of a sealed segment says: blobs with records there, each with its owner and its last name then.
+    /// Empty where there is none.
+    ///
+    /// # Errors
+    /// `Disk`.
+    pub fn footer(&self, slot: u32) -> Result<Vec<(BlobId, OwnerId, Vec<u8>)>, LogError> {
+        let Some(segment) = self.shared.table.read().get(&slot).cloned() else { return Ok(Vec::new()) };
+        let body = recover::footer(&segment)?;
+        Ok(body.and_then(|body| format::decode_footer(&body)).unwrap_or_default())
     }
 
     /// Gives a sealed segment's file back for reuse. No location in it may be asked for again.

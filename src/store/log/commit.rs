@@ -12,14 +12,14 @@
 //! a checkpoint must name the new one, which [`crate::store::log::Log::resolve`] tells. A segment that redirects point
 //! to is not reused before the retired one is freed.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::store::log::segment::Segment;
 use crate::store::log::slots::Used;
 use crate::store::log::state::{Inner, Redirect, Redirects, Shared, Unflushed};
 use crate::store::log::write::write_header_of;
-use crate::store::log::{BLOCK_BYTES, Class, Kind, LogError, Position, Scanned, UNFLUSHED_BYTES_MAX, format};
+use crate::store::log::{BLOCK_BYTES, Class, Kind, Location, LogError, Position, Scanned, UNFLUSHED_BYTES_MAX, format};
 
 /// From here on a flush is started before anybody asks for it.
 const EARLY_FLUSH_BYTES: u64 = UNFLUSHED_BYTES_MAX / 2;
@@ -130,8 +130,8 @@ impl Inner {
         Ok((std::mem::take(&mut self.unsynced), self.written))
     }
 
-    /// Flushes what was written again, now.
-    pub fn flush_rewritten(&mut self) -> Result<(), LogError> {
+    /// Flushes everything, here and now.
+    pub fn flush_now(&mut self) -> Result<(), LogError> {
         let segments = std::mem::take(&mut self.unsynced);
         if self.stranded {
             return Err(LogError::Flush(self.failure.clone()));
@@ -263,17 +263,29 @@ impl Inner {
         }
     }
 
-    /// A write to the head's segment failed: nothing of it may ever be replayed, so the log goes on in another segment,
-    /// whose header, durable at once, says that this one ended before.
-    pub fn write_failed(&mut self, class: Class, redirects: &Redirects) {
+    /// A write to the head's segment failed: nothing of it may ever be replayed, so the log goes on in another segment (a
+    /// reserved one if need be), whose header, durable at once, says that this one ended before. Where there is none, the
+    /// batch's beginning is at least overwritten.
+    pub fn write_failed(&mut self, redirects: &Redirects) {
         if let Some(head) = self.write.take() {
+            let _ = head.segment.file.write_at(&[IoSlice::new(&[0; format::RECORD_FIXED])], u64::from(head.tail));
             self.close_head(&head);
         }
-        let opened = self.open_segment(class, true);
+        let opened = self.open_segment(Class::Move, true);
         if let (Ok(()), Some(head)) = (opened, &self.write)
             && let Err(error) = head.segment.file.sync()
         {
             self.flush_failed(error.to_string(), redirects);
         }
+    }
+
+    /// What is not flushed is in memory: the bytes of a record that cannot be read back since its flush failed.
+    pub fn read_unflushed(&self, location: Location, skip: usize, buf: &mut [u8]) -> bool {
+        let batch = self.unflushed.iter().find_map(|unflushed| {
+            let index = unflushed.locations.iter().position(|other| *other == location)?;
+            unflushed.batch.get(index)
+        });
+        let bytes = batch.and_then(|(record, _)| record.body.get(skip..skip + buf.len()));
+        bytes.map(|bytes| buf.copy_from_slice(bytes)).is_some()
     }
 }

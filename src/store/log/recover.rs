@@ -19,9 +19,10 @@ use bytes::Bytes;
 
 use crate::base::disk::Disk;
 use crate::base::id::Seq;
-use crate::store::log::format::{HEADER_BYTES, NotASegment, RecordHeader};
+use crate::store::log::format::{self, HEADER_BYTES, NotASegment, RecordHeader};
 use crate::store::log::segment::{self, Segment, Walk};
 use crate::store::log::slots::{Slots, Used};
+use crate::store::log::state::Unflushed;
 use crate::store::log::{Kind, LogError, Position, Record, Recovered, Scanned, Settings};
 
 /// Numbers that are left out after a start, so that none is given twice that a crash took back.
@@ -33,7 +34,7 @@ struct Span {
     /// Where what comes before it ended.
     previous: Position,
     end: Position,
-    /// Where it begins in its segment.
+    /// Where it begins in its segment; 0 for a segment's header.
     at: u32,
     /// Index in the chain.
     segment: usize,
@@ -88,11 +89,11 @@ pub fn open(
     let recovered = Recovered { records, end, damage };
     let newest = files.written.keys().next_back().copied().unwrap_or(0);
     let next_ordinal = newest.max(end.ordinal()) + 1;
-    let fresh = !files.any && seq_floor == Seq(0);
+    let fresh = !files.any && files.unreadable.is_empty() && seq_floor == Seq(0);
     let last_seq = if fresh { Seq(0) } else { Seq(walked.last_seq.0.saturating_add(SEQ_GAP)) };
     let durable = unsynced.first().map_or(end, |first| first.previous);
     let unsynced = unsynced.iter().map(|span| (chain[span.segment].segment.clone(), span.at)).collect();
-    files.settle(&chain, checkpoint, end, !recovered.damage.is_empty());
+    files.settle(&chain, checkpoint, end, !recovered.damage.is_empty())?;
     Ok(Opened {
         log_id: files.log_id.unwrap_or_else(super::random_id),
         slots: files.slots,
@@ -198,7 +199,7 @@ impl Files {
     }
 
     /// Ends the chain's last segments where the log ends, gives up segments that are no part of it, and sorts the rest.
-    fn settle(&mut self, chain: &[Link], checkpoint: Position, end: Position, damaged: bool) {
+    fn settle(&mut self, chain: &[Link], checkpoint: Position, end: Position, damaged: bool) -> std::io::Result<()> {
         for link in chain {
             let ordinal = link.segment.header.ordinal;
             if let Some(used) = self.slots.get_mut(link.segment.slot()) {
@@ -221,7 +222,7 @@ impl Files {
             // What an unreadable file holds may be what is missing: somebody may want to look at it.
             if damaged { self.slots.quarantine(slot) } else { self.slots.add_free(slot, file) }
         }
-        self.slots.fill_reserve();
+        self.slots.fill_reserve()
     }
 }
 
@@ -242,7 +243,7 @@ impl Walked {
             at = checkpoint.offset();
         } else {
             let end = segment.position(HEADER_BYTES);
-            self.spans.push(Span { previous: header.previous, end, at: HEADER_BYTES, segment: index });
+            self.spans.push(Span { previous: header.previous, end, at: 0, segment: index });
         }
         let mut walk = Walk::new(segment, link.limit);
         let mut batch = Vec::new();
@@ -299,7 +300,7 @@ impl Replay<'_> {
             if !durable {
                 self.unsynced.push(*span);
             }
-            if span.at == HEADER_BYTES && span.end.offset() == HEADER_BYTES {
+            if span.at == 0 {
                 continue;
             }
             let link = &self.chain[span.segment];
@@ -358,8 +359,20 @@ fn scanned(segment: &Segment, header: &RecordHeader, end: Position, body: Bytes)
     Scanned { record, seq: header.seq, location: segment.location(header.at), end }
 }
 
-/// The records of one segment up to `tail`, as far as they are whole.
+/// The body of a segment's footer.
+pub fn footer(segment: &Segment) -> Result<Option<Bytes>, LogError> {
+    let all = scan_all(segment, u32::MAX)?;
+    Ok(all.into_iter().rev().find(|found| found.record.kind == Kind::Footer).map(|found| found.record.body))
+}
+
+/// The records of one segment up to `tail`, as far as they are whole; without the footer.
 pub fn scan(segment: &Segment, tail: u32) -> Result<Vec<Scanned>, LogError> {
+    let mut found = scan_all(segment, tail)?;
+    found.retain(|found| found.record.kind != Kind::Footer);
+    Ok(found)
+}
+
+fn scan_all(segment: &Segment, tail: u32) -> Result<Vec<Scanned>, LogError> {
     let mut walk = Walk::new(segment, tail);
     let (mut at, mut headers, mut found) = (HEADER_BYTES, Vec::new(), Vec::new());
     while walk.next_batch(at, &mut headers)? {
@@ -367,7 +380,7 @@ pub fn scan(segment: &Segment, tail: u32) -> Result<Vec<Scanned>, LogError> {
         at = last.end();
         let end = if segment.header.read_head { Position::default() } else { segment.position(at) };
         match read_batch(segment, &headers, end, true) {
-            Ok(batch) => found.extend(batch.into_iter().filter(|found| found.record.kind != Kind::Footer)),
+            Ok(batch) => found.extend(batch),
             Err(LogError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -375,14 +388,23 @@ pub fn scan(segment: &Segment, tail: u32) -> Result<Vec<Scanned>, LogError> {
     Ok(found)
 }
 
-/// A batch with its bodies, to be written again.
-pub fn read_again(segment: &Segment, at: u32) -> Result<Vec<(Record, RecordHeader)>, LogError> {
+/// The batch at `at` with its bodies, as if it had just been appended. `None` for a segment's header.
+pub fn read_again(segment: &Segment, at: u32) -> Result<Option<Unflushed>, LogError> {
     let mut headers = Vec::new();
-    Walk::new(segment, u32::MAX).batch_at(at, &mut headers)?;
-    let read = |header: &RecordHeader| {
+    if at >= HEADER_BYTES {
+        Walk::new(segment, u32::MAX).batch_at(at, &mut headers)?;
+    }
+    let Some(last) = headers.last() else { return Ok(None) };
+    let end = segment.position(last.end());
+    let bytes = u64::from(last.end() - at);
+    let mut batch = Vec::with_capacity(headers.len());
+    for header in &headers {
         let mut body = vec![0; header.body_len as usize];
         segment.read(header.at, 0, &mut body)?;
-        Ok((scanned(segment, header, Position::default(), Bytes::from(body)).record, *header))
-    };
-    headers.iter().map(read).collect()
+        let table = format::table_of(&body);
+        batch.push((scanned(segment, header, end, Bytes::from(body)).record, table));
+    }
+    let seqs = headers.iter().map(|header| header.seq).collect();
+    let locations = headers.iter().map(|header| segment.location(header.at)).collect();
+    Ok(Some(Unflushed { batch, seqs, locations, end, bytes }))
 }

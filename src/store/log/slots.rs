@@ -91,7 +91,9 @@ impl Slots {
     /// Puts a file that is not in use among the free ones, or removes it where it is of no use.
     pub fn add_free(&mut self, slot: u32, file: Arc<dyn DiskFile>) {
         let fits = file.len().is_ok_and(|len| len == self.segment_bytes);
-        let wanted = slot < self.limit && self.used.len() + self.free.len() < self.limit as usize;
+        // Where the size was made smaller, the reserve is kept until there is room for it below the new size.
+        let within = slot < self.limit && self.used.len() + self.free.len() < self.limit as usize;
+        let wanted = within || self.free.len() < RESERVED;
         if fits && wanted {
             self.free.insert(slot, file);
         } else if let Err(error) = self.disk.remove(&file_name(slot)) {
@@ -100,16 +102,18 @@ impl Slots {
     }
 
     /// Creates files until the reserve exists, as far as the disk has room.
-    pub fn fill_reserve(&mut self) {
+    pub fn fill_reserve(&mut self) -> io::Result<()> {
         while self.free.len() < RESERVED && self.absent() > 0 {
             match self.create() {
                 Ok((slot, file)) => drop(self.free.insert(slot, file)),
-                Err(error) => {
-                    tracing::warn!(%error, "no room on the cache disk for the log's reserve");
-                    return;
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!("no room on the cache disk for the log's reserve");
+                    break;
                 }
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     fn create(&self) -> io::Result<(u32, Arc<dyn DiskFile>)> {

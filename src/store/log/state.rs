@@ -1,7 +1,7 @@
 //! What the log knows while it runs: [`Inner`], behind the log's one mutex, and what is shared beside it.
 //!
 //! Lock order: the read head → [`Inner`] → the table of segments → the redirects. None is held across an await; only the
-//! mutex of `Inner` and of the read head are held across a write to the disk, none across a flush.
+//! mutex of `Inner` and of the read head are held across a write to the disk, none across a flush (but at the start and after a failed write).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -110,3 +110,8 @@ async fn what_is_appended_is_read_and_replayed() {
     assert_eq!(names, expected);
     assert_eq!(world.log.last_seq(), Seq(18 + (1 << 20)));
 }
+
+mod damage;
+mod flush;
+mod full;
+mod power;
