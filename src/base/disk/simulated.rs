@@ -6,7 +6,8 @@
 //!
 //! It grants what [`crate::base::disk`] promises and nothing more:
 //! - each [`SECTOR_BYTES`] written since the file's last sync is old, new or torn (a mix of both, or garbage);
-//! - after a failed sync the pages that it covered may read as old at once, and no later sync makes them durable;
+//! - after a failed sync the pages that it covered may read as old at once, and no later sync makes them durable unless
+//!   they are written again;
 //! - creating and removing files is durable, and the call in flight when the power went may or may not have happened.
 //!
 //! Cheap on purpose: a file is a table of shared pages, written copy-on-write, so that a crash copies tables only.
@@ -445,6 +446,7 @@ impl Content {
             let dirty = self.dirty.entry(index).or_insert_with(|| Dirty { durable: page.clone(), written: 0, lost: 0 });
             let mask = sectors(start, start + now.len());
             dirty.written |= mask;
+            dirty.lost &= !mask;
             let page = Arc::make_mut(page.get_or_insert_with(|| Arc::new([0; PAGE_BYTES])));
             page[start..start + now.len()].copy_from_slice(now);
             at += now.len();
