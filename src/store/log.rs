@@ -349,9 +349,15 @@ impl Log {
         }
         inner.unsynced = unsynced.iter().map(|(segment, _)| segment.clone()).collect();
         inner.unsynced.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        if let Err(error) = inner.flush_now() {
-            inner.flush_failed(error.to_string(), &self.shared.redirects);
-            inner.flush_now()?;
+        // A flush that failed in the process before cannot be made good by flushing again.
+        let suspect = inner.unsynced.iter().any(|segment| segment.suspect);
+        let failure =
+            if suspect { Some("in an earlier process".to_owned()) } else { inner.flush_now().err().map(|e| e.to_string()) };
+        if let Some(failure) = failure {
+            inner.flush_failed(failure, &self.shared.redirects);
+            if !inner.stranded {
+                inner.flush_now()?;
+            }
         }
         Ok(())
     }

@@ -219,6 +219,7 @@ impl Inner {
         for slot in slots {
             if let Some(used) = self.slots.get_mut(slot) {
                 used.retired = true;
+                used.segment.mark_suspect();
             }
         }
     }

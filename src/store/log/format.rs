@@ -19,6 +19,9 @@
 //! | 88 | 8 | the next sequence number then |
 //! | 96 | 4 | 0 |
 //!
+//! At offset 2048 may stand `SUSPECT\x01`: a flush of the segment failed and what was not durable in it is not written elsewhere
+//! yet. It tells the next process that what it reads here beyond the durable mark may be in the machine's memory only.
+//!
 //! From offset 8192 follow batches of records. A record begins at a multiple of 8; the first one after a flush at a
 //! multiple of 4096, so that no block that is durable is written again.
 //!
@@ -61,6 +64,10 @@ use crate::store::log::{BLOCK_BYTES, BODY_BYTES_MAX, Kind, Position, Record};
 const SEGMENT_MAGIC: [u8; 8] = *b"TIDELOG\x01";
 /// Magic of a record.
 pub const RECORD_MAGIC: [u8; 4] = *b"TGR1";
+/// Says that a flush of the segment failed.
+pub const SUSPECT: [u8; 8] = *b"SUSPECT\x01";
+/// Where it stands.
+pub const SUSPECT_AT: usize = 2048;
 /// Bytes of a segment header that mean something.
 const SEGMENT_FIELDS: usize = 100;
 /// Where the first record of a segment begins.

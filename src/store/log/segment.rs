@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::base::disk::DiskFile;
 use crate::store::log::format::{
-    self, HEADER_BYTES, NotASegment, RECORD_FIXED, RECORD_HEADER_MAX, RECORD_MAGIC, RecordHeader, SegmentHeader,
+    self, HEADER_BYTES, NotASegment, RECORD_FIXED, RECORD_HEADER_MAX, RECORD_MAGIC, RecordHeader, SUSPECT, SUSPECT_AT,
+    SegmentHeader,
 };
 use crate::store::log::{BLOCK_BYTES, Location, LogError, Position};
 
@@ -29,11 +30,13 @@ pub struct Segment {
     pub header: SegmentHeader,
     pub seed: u32,
     pub file: Arc<dyn DiskFile>,
+    /// A process before this one failed to flush it.
+    pub suspect: bool,
 }
 
 impl Segment {
     pub fn new(header: SegmentHeader, file: Arc<dyn DiskFile>) -> Self {
-        Self { header, seed: format::life_seed(&header.life), file }
+        Self { header, seed: format::life_seed(&header.life), file, suspect: false }
     }
 
     /// Reads the header of a segment file: the first whole one of its two copies.
@@ -49,7 +52,15 @@ impl Segment {
             Err(NotASegment::Damaged) => SegmentHeader::decode(&bytes[BLOCK_BYTES..]),
             decided => decided,
         };
-        Ok(header.map(|header| Self::new(header, file)))
+        let suspect = bytes[SUSPECT_AT..].starts_with(&SUSPECT);
+        Ok(header.map(|header| Self { suspect, ..Self::new(header, file) }))
+    }
+
+    /// Leaves word that a flush failed. Only a process that finds the same page cache needs it, so nothing is flushed.
+    pub fn mark_suspect(&self) {
+        if let Err(error) = self.file.write_at(&[io::IoSlice::new(&SUSPECT)], SUSPECT_AT as u64) {
+            tracing::warn!(slot = self.slot(), %error, "cannot mark a segment whose flush failed");
+        }
     }
 
     pub fn slot(&self) -> u32 {
