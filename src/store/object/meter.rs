@@ -15,6 +15,9 @@ use tokio::time::Instant;
 use super::ObjectError;
 use super::layer::{Answer, Kind, Layer, Request};
 
+#[cfg(test)]
+mod tests;
+
 /// Requests sent, by `bucket` and `kind`.
 pub const REQUESTS: &str = "tidegate_s3_requests_total";
 /// Requests that failed, by `bucket`, `kind` and `reason`.
