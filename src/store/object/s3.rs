@@ -60,7 +60,7 @@ pub struct S3Store {
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// To the first byte of a new connection.
+    /// Until a new connection stands.
     pub connect: Duration,
     /// A request, besides its body.
     pub answer: Duration,

@@ -167,3 +167,21 @@ async fn a_read_is_cut_off_while_it_waits_for_its_turn() {
     store.head("k").await.expect_err("late");
     assert_eq!(begun.elapsed().as_secs(), 10);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_holds_a_slot_while_a_retry_waits() {
+    let faults = Arc::new(Faults::new(1));
+    faults.add(Rule::new(Action::Refuse(ObjectError::SlowDown)).on(Kind::List));
+    let mut settings = layer::Settings::default();
+    settings.limit.concurrency = 1;
+    let stack = stack(Arc::new(MemoryStore::default()), "b", &settings, Some(faults));
+    let (store, other) = (stack.store.clone(), stack.store);
+    let waits = tokio::spawn(async move { store.list(&ListRequest::default()).await });
+    let begun = Instant::now();
+    for _ in 0..100 {
+        other.head("k").await.expect_err("missing");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    waits.await.expect("a task").expect_err("never");
+    assert!(begun.elapsed() > Duration::from_secs(30), "it did wait");
+}

@@ -284,11 +284,14 @@ async fn a_404_of_a_conditional_write_is_a_failed_condition() {
     assert_eq!(name(&stub_.copy(&matches).await.expect_err("the source is there")), "PreconditionFailed");
 }
 
+/// What is answered, which range was asked for, and what comes of it: bytes, or an error's name.
+type Asked = (Reply, Option<Range<u64>>, Result<&'static str, &'static str>);
+
 #[tokio::test]
 async fn bodies_that_are_not_what_was_asked_for_are_refused() {
     let partial = |range: &str, body: &str| status(206, &format!("ETag: \"e\"\r\nContent-Range: bytes {range}\r\n"), body);
     let cut = "HTTP/1.1 200 OK\r\nConnection: close\r\nETag: \"e\"\r\nContent-Length: 10\r\n\r\n0123";
-    let table: Vec<(Reply, Option<Range<u64>>, Result<&str, &str>)> = vec![
+    let table: Vec<Asked> = vec![
         (partial("2-4/10", "234"), Some(2..5), Ok("234")),
         (partial("7-9/10", "789"), Some(7..100), Ok("789")),
         (status(200, "ETag: \"e\"\r\n", "0123"), Some(0..10), Ok("0123")),
