@@ -172,6 +172,11 @@ pub fn decode(attributes: &Attributes, modified_ns: i64, name: &str, marker: boo
     Decoded { posix, overflow: get(OVERFLOW).map(str::to_owned) }
 }
 
+/// Whether the object says that it was published while it was open.
+pub fn is_open(attributes: &Attributes) -> bool {
+    attributes.metadata.contains_key(OPEN)
+}
+
 /// A digest of everything in `attributes` that a change of makes a request worth its price; never 0.
 pub fn digest(attributes: &Attributes) -> u64 {
     let mut hash = Sha256::new();

@@ -78,6 +78,11 @@ impl Moves {
         self.hidden(|prefix| dir_prefix.starts_with(prefix) || prefix.starts_with(dir_prefix))
     }
 
+    /// Whether something was renamed that is, or is below, a directory.
+    pub(super) fn begins_below(&self, dir_prefix: &str) -> bool {
+        self.hidden(|prefix| prefix.starts_with(dir_prefix))
+    }
+
     /// Whether all jobs that follow from renames are in the queue.
     pub(super) fn is_idle(&self) -> bool {
         self.list.lock().is_empty()

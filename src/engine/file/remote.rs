@@ -34,6 +34,8 @@ pub(super) struct Remote {
     pub(super) strange: Strange,
     /// Open files that are to be published as they are.
     pub(super) published: Mutex<HashSet<NodeId>>,
+    /// Open files whose objects say that they are open.
+    pub(super) marked_open: Mutex<HashSet<NodeId>>,
     /// Nodes that somebody waits for: their quiet time is over.
     pub(super) urgent: Mutex<Urgent>,
     /// When something below a key prefix was deleted here, nanoseconds since the Unix epoch.
@@ -98,7 +100,7 @@ impl Remote {
 
     /// Whether an open file is to be uploaded as it is.
     pub(super) fn is_published(&self, node: NodeId) -> bool {
-        self.published.lock().contains(&node) || self.urgent.lock().nodes.contains_key(&node)
+        self.published.lock().contains(&node) || self.is_urgent(node)
     }
 }
 
@@ -159,6 +161,10 @@ impl Share {
 
     /// After the batch was applied, or the last writer closed: the uploader looks at the node's job.
     pub(super) fn settle_soon(&self, node: NodeId) {
+        if self.remote.marked_open.lock().contains(&node) && self.handles.opens(node).writers == 0 {
+            self.remote.marked_open.lock().remove(&node);
+            return self.kick(node);
+        }
         match self.meta().try_get(&self.job_key(node)) {
             Some(Some(Row::Job(job))) => self.uploader.wake(self.owner, node.0, job.not_before_ns),
             Some(_) => {}
@@ -232,3 +238,6 @@ impl<F: FnMut()> Drop for Guarded<F> {
         (self.0)();
     }
 }
+
+#[cfg(test)]
+mod tests;

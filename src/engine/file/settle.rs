@@ -43,7 +43,7 @@ use super::keys::{self, Desired};
 use super::layout::Source;
 use super::overflow;
 use super::refresh::FLAG_IMPLIED;
-use super::share::{FLAG_ATTRIBUTES_UNKNOWN, FLAG_XATTRS, Share};
+use super::share::{FLAG_ATTRIBUTES_UNKNOWN, FLAG_XATTRS, Settings, Share};
 use occupied::Spot;
 
 /// How long a directory whose entries change is left alone before its marker is written again.
@@ -228,6 +228,11 @@ impl Share {
             let aside = self.step_aside_if_wanted(&view).await?;
             return Ok(aside.unwrap_or(Plan::Wait(self.held_until(id).await?)));
         }
+        if view.attributes_unknown() && view.objects.iter().any(|object| self.is_dressed(object)) {
+            // A copy does not keep everything by itself: what it has must be known.
+            self.ensure_attributes(id).await?;
+            return Ok(Plan::Wait(self.now_ns()));
+        }
         let posix = self.posix(&view, row).await?;
         let op = match &row.kind {
             NodeKind::File => self.plan_file(&view, row, &posix).await?,
@@ -274,8 +279,8 @@ impl Share {
                 Spot::Free(expected) => expected,
                 Spot::Taken(plan) => return Ok(Some(plan)),
             };
-            let keep = view.attributes_unknown() || source.attributes_digest == one.digest;
-            let attributes = (!keep).then(|| one.attributes.clone());
+            let keep = source.attributes_digest == one.digest && !self.is_dressed(source);
+            let attributes = (!view.attributes_unknown() && !keep).then(|| one.attributes.clone());
             return Ok(Some(Plan::Run(copy(source, &one.desired.key, attributes, expected))));
         }
         if view.attributes_unknown() {
@@ -344,7 +349,8 @@ impl Share {
     /// A node without a name: its objects go, once nobody has it open.
     async fn plan_removed(&self, view: &View) -> Result<Plan, VfsError> {
         if view.row.is_some() && view.opens.handles > 0 {
-            return Ok(self.step_aside_if_wanted(view).await?.unwrap_or(Plan::Wait(i64::MAX)));
+            // The last close gives it another job.
+            return Ok(self.step_aside_if_wanted(view).await?.unwrap_or(Plan::Settled));
         }
         self.delete_first(view, |_| true).await
     }
@@ -361,6 +367,12 @@ impl Share {
             }
         }
         Ok(wait)
+    }
+
+    /// Whether copies of an object must be told what they are to be stored as.
+    fn is_dressed(&self, object: &ObjectRow) -> bool {
+        let Settings { storage_class, acl, encryption, .. } = &self.settings;
+        object.storage_class.is_some() || storage_class.is_some() || acl.is_some() || encryption.is_some()
     }
 
     /// The attributes that the names give the node's objects.
@@ -398,7 +410,7 @@ impl Share {
             birth_ns: row.birth_ns,
             xattrs: std::collections::BTreeMap::new(),
             link: self.group_of(view),
-            open: view.opens.writers > 0 && view.is_dirty() && self.remote.is_published(view.id),
+            open: view.opens.writers > 0 && (view.is_dirty() || self.remote.marked_open.lock().contains(&view.id)),
         };
         if row.flags & FLAG_XATTRS != 0 {
             let visible = |name: &[u8]| name.first() != Some(&0);
@@ -428,7 +440,11 @@ pub(super) fn source_of(object: &ObjectRow) -> Source {
     Source { key, etag, version, size_bytes }
 }
 
-fn copy(source: &ObjectRow, key: &str, attributes: Option<Attributes>, expected: Expected) -> Op {
+/// A copy; it has the storage class of its source where the share has none of its own.
+fn copy(source: &ObjectRow, key: &str, mut attributes: Option<Attributes>, expected: Expected) -> Op {
+    if let Some(attributes) = attributes.as_mut().filter(|attributes| attributes.storage_class.is_none()) {
+        attributes.storage_class.clone_from(&source.storage_class);
+    }
     Op::Copy { source: copy_source(source), size_bytes: source.size_bytes, key: key.to_owned(), attributes, expected }
 }
 

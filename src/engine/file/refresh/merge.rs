@@ -147,7 +147,9 @@ impl<'a> Merge<'a> {
     /// Whether what is below a prefix is ours on its way elsewhere, and no new directory.
     async fn is_explained(&self, prefix: &str) -> Result<bool, VfsError> {
         let remote = &self.share.remote;
-        if remote.deleted.since(prefix, self.asked_ns) || remote.moves.touches(prefix) || self.is_touched(prefix) {
+        // What was never listed is listed at the old prefix of a move: there all is the directory's, but what was moved out of it.
+        let is_moving = if self.is_first { remote.moves.begins_below(prefix) } else { remote.moves.touches(prefix) };
+        if remote.deleted.since(prefix, self.asked_ns) || is_moving || self.is_touched(prefix) {
             return Ok(true);
         }
         Ok(!self.share.meta().objects(self.share.owner, prefix, prefix, 1).await?.is_empty())
@@ -236,7 +238,7 @@ impl<'a> Merge<'a> {
             }
         }
         if let Some(until) = until {
-            self.compared = until;
+            self.compared = until + "\0";
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ impl Share {
                         object.content_digest = linkgroup::digest(body);
                     }
                     Op::Copy { source, attributes, .. } => {
+                        object.storage_class = attributes.as_ref().and_then(|attributes| attributes.storage_class.clone());
+                        object.storage_class.take_if(|class| Some(&*class) == self.settings.storage_class.as_ref());
                         self.record_copy(&mut object, source, attributes.as_ref(), batch).await?;
                     }
                     Op::Delete { .. } => {}
@@ -56,7 +58,13 @@ impl Share {
     pub(super) fn recorded(&self, node: NodeId, op: &Op, done: &Done) {
         match (op, done) {
             (Op::Delete { key, .. }, _) => self.remote.deleted.note(key, self.now_ns()),
-            (Op::PutBlob { .. }, Done::Written { .. } | Done::Unchanged { .. }) => {
+            (Op::PutBlob { attributes, .. }, Done::Written { .. }) => {
+                self.remote.published.lock().remove(&node);
+                if attributes::is_open(attributes) {
+                    self.remote.marked_open.lock().insert(node);
+                }
+            }
+            (Op::PutBlob { .. }, Done::Unchanged { .. }) => {
                 self.remote.published.lock().remove(&node);
             }
             _ => {}

@@ -1,0 +1,206 @@
+//! What others do to the bucket shows up after `refresh`; what of ours they write over is kept beside theirs.
+
+use super::*;
+
+async fn names(gateway: &Gateway, path: &str) -> Vec<String> {
+    gateway.names(path).await.unwrap().into_iter().map(|(name, _)| name).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_changed_and_deleted_objects_show_up() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    world.put("a", "one", &[]).await;
+    world.put("d/x", "deep", &[]).await;
+    assert_eq!(names(&gateway, "").await, vec!["a", "d"]);
+    assert_eq!(gateway.read("a").await.unwrap(), "one");
+    assert_eq!(gateway.read("d/x").await.unwrap(), "deep");
+    world.put("a", "two!", &[("file-permissions", "0600")]).await;
+    world.put("b", "new", &[]).await;
+    world.delete("d/x").await;
+    assert_eq!(names(&gateway, "").await, vec!["a", "d"]);
+    world.let_listings_age().await;
+    let mut events = gateway.share.changes();
+    assert_eq!(names(&gateway, "").await, vec!["a", "b"]);
+    assert_eq!(gateway.read("a").await.unwrap(), "two!");
+    assert_eq!(gateway.walk("a").await.unwrap().mode, 0o600);
+    assert_eq!(gateway.read("b").await.unwrap(), "new");
+    assert!(events.try_recv().is_ok());
+    gateway.drain().await;
+    assert_eq!(world.keys(), vec!["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_of_a_replaced_object_looks_again() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    world.put("a", "one", &[]).await;
+    let opened = gateway.open("a", OpenHow { read: true, ..OpenHow::default() }).await.unwrap();
+    world.put("a", "another", &[]).await;
+    let slices = gateway.share.read(&gateway.who, Io::Handle(opened.handle), 0, 100).await.unwrap();
+    assert_eq!(slices.concat(), b"another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_are_kept_where_both_changed() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    gateway.write("a.txt", "base").await.unwrap();
+    gateway.drain().await;
+    gateway.write("a.txt", "ours").await.unwrap();
+    world.put("a.txt", "theirs", &[]).await;
+    gateway.drain().await;
+    let keys = world.keys();
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    assert_eq!(world.body("a.txt").as_deref(), Some("theirs"));
+    assert!(keys[1].starts_with("a.txt.conflict-gw-20250101T"), "{keys:?}");
+    assert_eq!(world.body(&keys[1]).as_deref(), Some("ours"));
+    assert_eq!(gateway.read("a.txt").await.unwrap(), "theirs");
+    assert_eq!(gateway.read(&keys[1]).await.unwrap(), "ours");
+    world.let_listings_age().await;
+    assert_eq!(names(&gateway, "").await, keys);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_file_finds_a_foreign_one() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    names(&gateway, "").await;
+    world.put("a", "theirs", &[]).await;
+    gateway.write("a", "ours").await.unwrap();
+    gateway.drain().await;
+    assert_eq!(world.body("a").as_deref(), Some("theirs"));
+    assert_eq!(world.keys().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partly_written_file_keeps_what_was_cached_when_its_object_is_replaced() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    world.put("a", "0123456789", &[]).await;
+    assert_eq!(gateway.read("a").await.unwrap(), "0123456789");
+    let opened = gateway.open_to_write("a").await.unwrap();
+    gateway.share.write(&gateway.who, Io::Handle(opened.handle), 3, Bytes::from_static(b"xyz")).await.unwrap();
+    Vfs::close(&*gateway.share, opened.handle).await.unwrap();
+    world.put("a", "theirs", &[]).await;
+    gateway.drain().await;
+    let keys = world.keys();
+    assert_eq!(world.body("a").as_deref(), Some("theirs"));
+    assert_eq!(world.body(&keys[1]).as_deref(), Some("012xyz6789"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dirty_file_whose_object_was_deleted_is_written_anew() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    gateway.write("a", "base").await.unwrap();
+    gateway.drain().await;
+    gateway.write("a", "ours").await.unwrap();
+    world.delete("a").await;
+    gateway.drain().await;
+    assert_eq!(world.keys(), vec!["a"]);
+    assert_eq!(world.body("a").as_deref(), Some("ours"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_file_follows_what_its_copy_finds() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    for name in ["renamed", "deleted", "chmod", "gone"] {
+        gateway.write(name, "base").await.unwrap();
+    }
+    gateway.drain().await;
+    gateway.rename("renamed", "r").await.unwrap();
+    gateway.rename("deleted", "d").await.unwrap();
+    gateway.chmod("chmod", 0o600).await.unwrap();
+    gateway.chmod("gone", 0o600).await.unwrap();
+    world.put("renamed", "theirs", &[]).await;
+    world.delete("deleted").await;
+    world.put("chmod", "theirs", &[]).await;
+    world.delete("gone").await;
+    gateway.drain().await;
+    world.let_listings_age().await;
+    assert_eq!(gateway.read("r").await.unwrap(), "theirs");
+    assert_eq!(gateway.read("chmod").await.unwrap(), "theirs");
+    assert_eq!(names(&gateway, "").await, vec!["chmod", "r"]);
+    gateway.drain().await;
+    assert_eq!(world.keys(), vec!["chmod", "r"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_overwritten_by_others_is_not_deleted() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    gateway.write("a", "base").await.unwrap();
+    gateway.drain().await;
+    gateway.remove("a").await.unwrap();
+    world.put("a", "theirs", &[]).await;
+    gateway.drain().await;
+    assert_eq!(world.body("a").as_deref(), Some("theirs"));
+    assert_eq!(gateway.read("a").await.unwrap(), "theirs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_is_not_taken_for_foreign() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    gateway.mkdir("d").await.unwrap();
+    gateway.write("d/x", "x").await.unwrap();
+    gateway.write("y", "y").await.unwrap();
+    gateway.drain().await;
+    gateway.rename("d", "e").await.unwrap();
+    gateway.remove("y").await.unwrap();
+    world.let_listings_age().await;
+    // The bucket still has "d/", "d/x" and "y".
+    assert_eq!(names(&gateway, "").await, vec!["e"]);
+    gateway.drain().await;
+    world.let_listings_age().await;
+    assert_eq!(names(&gateway, "").await, vec!["e"]);
+    assert_eq!(gateway.read("e/x").await.unwrap(), "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_is_served_while_s3_is_away() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    world.put("a", "one", &[]).await;
+    world.put("d/x", "x", &[]).await;
+    assert_eq!(gateway.read("a").await.unwrap(), "one");
+    world.faults.kill(crate::store::object::fault::Death::Silent);
+    world.let_listings_age().await;
+    assert_eq!(names(&gateway, "").await, vec!["a", "d"]);
+    assert_eq!(gateway.read("a").await.unwrap(), "one");
+    assert!(matches!(gateway.names("d").await, Err(VfsError::Unavailable(_))));
+    world.faults.heal();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(names(&gateway, "d").await, vec!["x"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strange_keys_are_left_alone() {
+    let world = World::new();
+    for key in ["a//b", "../x", "./y", "f", "f/g", &"n".repeat(300)] {
+        world.put(key, "x", &[]).await;
+    }
+    let gateway = world.gateway("gw").await;
+    assert_eq!(names(&gateway, "").await, vec!["a", "f"]);
+    assert_eq!(names(&gateway, "a").await, Vec::<String>::new());
+    assert_eq!(gateway.share.remote.strange.list().len(), 5);
+    gateway.drain().await;
+    assert_eq!(world.store.keys().len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_listing_comes_in_pages() {
+    let world = World::new();
+    for number in 0..2500 {
+        world.put(&format!("d/{number:04}"), "x", &[]).await;
+    }
+    let gateway = world.gateway("gw").await;
+    assert_eq!(gateway.names("d").await.unwrap().len(), 2500);
+    for number in (0..2500).step_by(3) {
+        world.delete(&format!("d/{number:04}")).await;
+    }
+    world.let_listings_age().await;
+    assert_eq!(gateway.names("d").await.unwrap().len(), 2500 - 834);
+}
