@@ -264,7 +264,7 @@ impl Share {
 }
 
 fn is_bytes(share: &Share, object: &ObjectRow) -> bool {
-    !keys::is_hidden(&share.settings().prefix, &object.key)
+    keys::content_rank(&share.settings().prefix, &object.key).is_some()
 }
 
 fn attributes_digest(op: &Op) -> u64 {

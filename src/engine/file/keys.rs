@@ -10,6 +10,7 @@
 //! | (the prefix itself) | the root's marker; with an empty prefix `.tidegate/root` |
 //! | `.tidegate/overflow/…` | extended attributes that do not fit, see `overflow.rs` |
 //! | `.tidegate/links/…` | link groups, see `linkgroup.rs` |
+//! | `.tidegate/long/…` | the object of a path that is over S3's 1,024 bytes: `<gateway>-<node>-<digest of the path>` |
 //! | `.tidegate/moving/…` | a file's object on its way round a circle of renames, see `settle.rs` |
 //!
 //! Invariants: a name and a key are the same bytes (UTF-8, no normalisation); `.tidegate/` is never shown; a key that no path can name is skipped
@@ -18,6 +19,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use crate::base::id::NodeId;
 use crate::engine::file::{NodeKind, VfsError};
@@ -106,9 +108,26 @@ pub fn moving_key(prefix: &str, gateway: &str, node: NodeId) -> String {
     format!("{prefix}{HIDDEN}moving/{gateway}-{node}")
 }
 
+/// Where the object of a path is that S3 cannot hold. Its bytes are safe there; a gateway that knows nothing does not find the path again.
+pub fn long_key(prefix: &str, gateway: &str, node: NodeId, key: &str) -> String {
+    let digest = hex::encode(&Sha256::digest(key)[..8]);
+    format!("{prefix}{HIDDEN}long/{gateway}-{node}-{digest}")
+}
+
 /// Whether a key is one of the gateway's own.
 pub fn is_hidden(prefix: &str, key: &str) -> bool {
     key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(HIDDEN))
+}
+
+/// Which of a node's keys its bytes are taken from, the smallest first: one that it stepped aside to is nobody else's; `None` for what has
+/// no bytes of it.
+pub fn content_rank(prefix: &str, key: &str) -> Option<u8> {
+    let Some(hidden) = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(HIDDEN)) else { return Some(1) };
+    match hidden.split_once('/') {
+        Some(("moving", _)) => Some(0),
+        Some(("long", _)) => Some(2),
+        _ => None,
+    }
 }
 
 /// Keys that were seen in the bucket and that no path can name, with the reason.
@@ -169,7 +188,7 @@ impl Share {
     /// The keys that a node's names give it, in the order of the keys. Names in removed directories count for nothing.
     ///
     /// # Errors
-    /// `NameTooLong`, `BadName` where S3 cannot hold one of them.
+    /// `BadName` where S3 cannot hold one of them.
     pub(super) async fn named_keys(&self, node: &NodeRow) -> Result<Vec<Desired>, VfsError> {
         if node.node == self.root {
             return Ok(vec![Desired { key: root_key(&self.settings.prefix), entry: None }]);
@@ -177,7 +196,10 @@ impl Share {
         let mut keys = Vec::new();
         for entry in self.meta().names_of(node.node, NAMES_MAX).await? {
             match self.key_of(&entry).await {
-                Ok(key) if key.len() > KEY_BYTES_MAX => return Err(VfsError::NameTooLong),
+                Ok(key) if key.len() > KEY_BYTES_MAX => {
+                    let key = long_key(&self.settings.prefix, &self.gateway, node.node, &key);
+                    keys.push(Desired { key, entry: Some(entry) });
+                }
                 Ok(key) => keys.push(Desired { key, entry: Some(entry) }),
                 Err(VfsError::Stale) => {}
                 Err(error) => return Err(error),

@@ -150,10 +150,9 @@ impl Share {
         self.merge(node, other.node).await
     }
 
-    /// The object of a node that has one name in the bucket.
+    /// The object that a node is best known by.
     pub(super) async fn main_object(&self, node: NodeId) -> Result<Option<ObjectRow>, VfsError> {
-        let objects = self.meta().objects_of(node).await?;
-        Ok(objects.into_iter().find(|object| !keys::is_hidden(&self.settings.prefix, &object.key)))
+        Ok(self.view(node).await?.main_object(&self.settings.prefix).cloned())
     }
 
     /// Makes all names of `from`, which nobody has changed here, names of `into`.

@@ -29,6 +29,7 @@ use crate::engine::file::VfsError;
 use crate::store::meta::NodeRow;
 use crate::store::object::ListRequest;
 
+use super::keys::KEY_BYTES_MAX;
 use super::share::{FLAG_ATTRIBUTES_UNKNOWN, FLAG_LISTED, Share};
 use merge::Merge;
 
@@ -96,7 +97,8 @@ impl Share {
         }
         let now = self.now_ns();
         let failed = self.remote.listings.failed.lock().get(&dir).is_some_and(|at| now - *at < FAILED_NS);
-        if failed || self.remote.moves.covers(&self.dir_prefix(dir).await?) {
+        let prefix = self.dir_prefix(dir).await?;
+        if failed || prefix.len() > KEY_BYTES_MAX || self.remote.moves.covers(&prefix) {
             return Ok(());
         }
         match tokio::time::timeout(STALE_WAIT, self.list_shared(dir)).await {

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub(super) struct Remote {
     pub(super) urgent: Mutex<Urgent>,
     /// When something below a key prefix was deleted here, nanoseconds since the Unix epoch.
     pub(super) deleted: Deleted,
+    /// Nodes that are being given a job.
+    kicks: AtomicUsize,
     stop: CancellationToken,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
@@ -197,7 +200,11 @@ impl Share {
     /// Gives a node a job from a place that may not change anything itself.
     pub(super) fn kick(&self, node: NodeId) {
         let Some(share) = self.this.upgrade() else { return };
+        self.remote.kicks.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
+            let _over = Guarded(|| {
+                share.remote.kicks.fetch_sub(1, Ordering::SeqCst);
+            });
             if let Err(error) = share.unsettle_content(node).await {
                 tracing::warn!(%node, %error, "a node could not be given a job");
             }
@@ -210,6 +217,9 @@ impl Share {
         let _over = Guarded(|| self.remote.urgent.lock().drains -= 1);
         let work = async {
             self.remote.moves.idle().await;
+            while self.remote.kicks.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             self.uploader.drain(self.owner, limit).await
         };
         match limit {

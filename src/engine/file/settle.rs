@@ -130,9 +130,18 @@ impl View {
                 let source = Source::decode(&info.source)?;
                 self.objects.iter().find(|object| object.key == source.key && object.etag == source.etag)
             }
-            None if self.attributes_unknown() => self.objects.iter().find(|object| !keys::is_hidden(prefix, &object.key)),
+            None if self.attributes_unknown() => self.main_object(prefix),
             None => None,
         }
+    }
+
+    /// The object that a node is best known by: at a key that its names give, else where it stepped aside to, else where it was.
+    pub(super) fn main_object(&self, prefix: &str) -> Option<&ObjectRow> {
+        let rank = |object: &&ObjectRow| match keys::content_rank(prefix, &object.key) {
+            Some(_) if self.desires(&object.key) => Some(0),
+            rank => rank.map(|rank| rank + 1),
+        };
+        self.objects.iter().filter(|object| rank(object).is_some()).min_by_key(rank)
     }
 
     /// Whether what the node is can only be had from the object at `key`.
@@ -208,12 +217,13 @@ impl Share {
         Ok(self.meta().entries(row.node, 0, 1).await?.is_empty())
     }
 
-    /// Whether somebody gave the directory attributes of its own. An entry made in it sets both times alike and is no such change.
+    /// Whether somebody gave the directory attributes of its own. An entry made in it sets both times alike, and a rename sets the change time:
+    /// neither is such a change.
     fn is_changed_directory(&self, row: &NodeRow) -> bool {
         let settings = &self.settings;
         (row.mode, row.uid, row.gid) != (settings.dir_mode, settings.uid, settings.gid)
             || row.flags & FLAG_XATTRS != 0
-            || row.mtime_ns != row.ctime_ns
+            || (row.mtime_ns != row.ctime_ns && row.mtime_ns != row.birth_ns)
     }
 
     pub(super) async fn plan(&self, id: NodeId) -> Result<Plan, VfsError> {
@@ -228,8 +238,9 @@ impl Share {
             let aside = self.step_aside_if_wanted(&view).await?;
             return Ok(aside.unwrap_or(Plan::Wait(self.held_until(id).await?)));
         }
-        if view.attributes_unknown() && view.objects.iter().any(|object| self.is_dressed(object)) {
-            // A copy does not keep everything by itself: what it has must be known.
+        let is_new_key = |desired: &Desired| view.object(&desired.key).is_none();
+        if view.attributes_unknown() && view.desired.iter().any(is_new_key) {
+            // A copy keeps neither the time of its source nor its storage class: they must be known.
             self.ensure_attributes(id).await?;
             return Ok(Plan::Wait(self.now_ns()));
         }

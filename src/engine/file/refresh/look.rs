@@ -66,7 +66,7 @@ impl Share {
             if row.node == self.root { keys::root_key(&self.settings.prefix) } else { self.listing_prefix(row.node).await? };
         match self.bucket.head(&key).await {
             Ok(head) => {
-                let Some(found) = self.find(&key, head, true).await? else { return Ok(false) };
+                let Some(found) = self.find(&key, "", head, true).await? else { return Ok(false) };
                 self.learn(row, &self.new_foreign(row.node, &key, &found), found, None).await
             }
             Err(ObjectError::NotFound) => {
@@ -84,11 +84,14 @@ impl Share {
 
     async fn look_at(self: &Arc<Self>, row: &NodeRow, object: &ObjectRow) -> Result<bool, VfsError> {
         let is_marker = row.kind == NodeKind::Directory;
+        let name = self.meta().names_of(row.node, 1).await?.pop().map(|name| name.name).unwrap_or_default();
+        let name = String::from_utf8_lossy(&name);
         match self.bucket.head(&object.key).await {
             Ok(head) => {
-                let Some(found) = self.find(&object.key, head, is_marker).await? else { return Ok(false) };
+                let Some(found) = self.find(&object.key, &name, head, is_marker).await? else { return Ok(false) };
                 let link = found.posix.link.clone();
-                let is_over = self.learn(row, &self.new_foreign(row.node, &object.key, &found), found, Some(object)).await?;
+                let seen = self.new_foreign(row.node, &object.key, &found);
+                let is_over = self.learn(row, &seen, found, Some(object)).await?;
                 if let Some(group) = link.filter(|_| is_over && !is_marker) {
                     self.tie(row.node, &group).await?;
                 }
@@ -120,11 +123,10 @@ impl Share {
     }
 
     /// Everything that the object's attributes lead to. `None`: it changed meanwhile.
-    async fn find(&self, key: &str, head: Head, is_marker: bool) -> Result<Option<Found>, VfsError> {
+    async fn find(&self, key: &str, name: &str, head: Head, is_marker: bool) -> Result<Option<Found>, VfsError> {
         let Some(etag) = head.etag.clone() else {
             return Err(VfsError::Io(format!("the endpoint tells no ETag of {key}")));
         };
-        let name = key.rsplit('/').next().unwrap_or(key);
         let decoded = attributes::decode(&head.attributes, head.modified_ns, name, is_marker, &self.rules());
         let mut posix = decoded.posix;
         let mut target = Vec::new();
@@ -151,10 +153,8 @@ impl Share {
         Ok(Some(Found { head, etag, posix, target }))
     }
 
-    /// The row of the object that was found, as if we had written its attributes: they are not written again before they change.
+    /// The row of the object that was found.
     fn new_foreign(&self, node: NodeId, key: &str, found: &Found) -> ObjectRow {
-        let name = key.rsplit('/').next().unwrap_or(key);
-        let encoded = self.encode(node, &found.posix, name).attributes;
         ObjectRow {
             owner: self.owner,
             key: key.to_owned(),
@@ -163,7 +163,7 @@ impl Share {
             version: found.head.version.clone(),
             size_bytes: found.head.size_bytes,
             modified_ns: found.head.modified_ns,
-            attributes_digest: attributes::digest(&encoded),
+            attributes_digest: attributes::digest(&found.head.attributes),
             content_seq: Seq(0),
             content_digest: Vec::new(),
             storage_class: found.head.attributes.storage_class.clone(),

@@ -177,11 +177,15 @@ async fn a_restart_goes_on_with_a_renamed_directory() {
     gateway.rename("a", "b").await.unwrap();
     gateway.rename("u", "v").await.unwrap();
     tokio::time::sleep(Duration::from_millis(2050)).await;
-    gateway.blobs.sync().await.unwrap();
+    world.faults.kill(crate::store::object::fault::Death::Refusing);
     let (disk, database) = (gateway.disk.process_death(), Arc::new((*gateway.database).clone()));
     gateway.stop().await;
+    world.faults.heal();
     let gateway = world.gateway_on("gw", disk, database).await;
-    assert_eq!(gateway.read("v/s/7").await.unwrap(), "u7");
+    let dir = gateway.walk("v/s").await.unwrap().node;
+    let entry = gateway.share.entry(dir, b"7").await.unwrap();
+    let objects = gateway.blobs.meta().objects_of(entry.as_ref().map_or(NodeId(0), |entry| entry.node)).await.unwrap();
+    assert_eq!(gateway.read("v/s/7").await, Ok("u7".into()), "{entry:?} {objects:?} {:?}", world.keys());
     gateway.drain().await;
     for number in 0..200 {
         assert_eq!(world.body(&format!("b/{number}")), Some(format!("{number}")));
