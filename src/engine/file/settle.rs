@@ -18,6 +18,8 @@
 //! - A key that another node's source is at is waited for. Where nodes wait in a circle (a swap of names) the one with the
 //!   smallest number copies itself to `.tidegate/moving/` first.
 //! - A node that is removed while it is open keeps its source; its objects are deleted after the last close.
+//! - An object is overwritten or deleted only after it is durable here that its bytes are elsewhere, or nobody's: a power loss never
+//!   leaves a row that takes another file's object for its own.
 //! - A node created anew at the key of a removed one overwrites its object: one version, no delete.
 
 mod occupied;
@@ -372,6 +374,7 @@ impl Share {
             match self.wanted_by(view.id, &object.key).await? {
                 Some(heir) => wait = self.after(heir).await?,
                 None => {
+                    self.blobs.sync().await?;
                     let expected = Expected::Object(ETag(object.etag.clone()));
                     return Ok(Plan::Run(Op::Delete { key: object.key.clone(), expected }));
                 }

@@ -275,8 +275,15 @@ impl Gateway {
         tree
     }
 
+    /// Ends it after its disk was taken away: what it still does reaches nobody.
+    async fn die(self) {
+        self.share.stop().await;
+        self.uploader.close(Duration::ZERO).await;
+        let _ = self.blobs.close().await;
+    }
+
     async fn stop(self) {
-        self.share.close().await;
+        self.share.stop().await;
         self.uploader.close(Duration::ZERO).await;
         self.blobs.close().await.unwrap();
     }

@@ -206,6 +206,39 @@ fn the_bucket_becomes_the_tree() {
     });
 }
 
+/// What the uploader did since the last sync is forgotten again and again, though the bucket has it.
+#[test]
+fn the_bucket_becomes_the_tree_though_the_power_fails() {
+    worlds(async |seed| {
+        let mut random = fastrand::Rng::with_seed(seed ^ 0x0ff);
+        let mut world = World::with(Settings { refresh: Duration::from_secs(7), ..Settings::default() });
+        let mut gateway = world.gateway("gw").await;
+        gateway.names("").await.unwrap();
+        let mut model = Model::default();
+        for round in 0..5 {
+            weather(&world, seed + round, 0..15);
+            for number in 0..12 {
+                step(&gateway, &mut model, &mut random, 100 * round as usize + number).await;
+            }
+            gateway.blobs.sync().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(random.u64(..4000))).await;
+            world.faults.kill(crate::store::object::fault::Death::Refusing);
+            let (disk, database) = (gateway.disk.power_loss(seed + round), Arc::new((*gateway.database).clone()));
+            database.power_loss(seed + round);
+            gateway.die().await;
+            world = World::on(world.store.clone(), world.clock.clone(), world.settings.clone());
+            gateway = world.gateway_on("gw", disk, database).await;
+        }
+        gateway.drain().await;
+        let tree = agree(&world, &gateway).await;
+        let bodies: BTreeMap<String, String> =
+            files_of(&tree).into_iter().map(|key| (key.clone(), world.body(&key).unwrap())).collect();
+        assert_eq!(bodies, model.files());
+        gateway.stop().await;
+        a_fresh_gateway_agrees(&world, &tree).await;
+    });
+}
+
 /// Somebody else does something to a name.
 async fn meddle(world: &World, random: &mut fastrand::Rng, number: usize) {
     let path = any_path(random);
