@@ -119,6 +119,11 @@ pub fn is_hidden(prefix: &str, key: &str) -> bool {
     key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(HIDDEN))
 }
 
+/// Whether a name in the root is the gateway's own.
+pub fn is_reserved(name: &[u8]) -> bool {
+    HIDDEN.as_bytes().strip_suffix(b"/") == Some(name)
+}
+
 /// Which of a node's keys its bytes are taken from, the smallest first: one that it stepped aside to is nobody else's; `None` for what has
 /// no bytes of it.
 pub fn content_rank(prefix: &str, key: &str) -> Option<u8> {

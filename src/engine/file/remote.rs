@@ -211,6 +211,11 @@ impl Share {
         });
     }
 
+    /// Keys that were seen in the bucket and that no path can name, with the reason: the first thousand, for `status`.
+    pub fn strange_keys(&self) -> Vec<(String, &'static str)> {
+        self.remote.strange.list()
+    }
+
     /// Everything that was changed before this call is in S3: `false` where `limit` came first.
     pub async fn drain(&self, limit: Option<Duration>) -> bool {
         self.remote.urgent.lock().drains += 1;

@@ -13,6 +13,7 @@ use crate::store::blob::{Batch, BlobError, BlobInfo, FetchError};
 use crate::store::meta::{EntryRow, Key, MetaError, NodeRow, Row};
 use crate::store::object::ObjectError;
 
+use super::keys;
 use super::permit;
 use super::share::{FLAG_ATTRIBUTES_UNKNOWN, Share};
 use super::watch::{EndsBy, watched};
@@ -239,11 +240,14 @@ impl Share {
         self.entry(dir.node, name).await
     }
 
-    /// Whether a path of `dir` and `name` is short enough.
+    /// Whether a path of `dir` and `name` is short enough, and nobody's own.
     ///
     /// # Errors
-    /// `NameTooLong`.
+    /// `NameTooLong`; `NotPermitted` for the gateway's own folder in the root.
     pub(super) async fn check_path(&self, dir: NodeId, name: &[u8]) -> Result<(), VfsError> {
+        if dir == self.root && keys::is_reserved(name) {
+            return Err(VfsError::NotPermitted);
+        }
         let path = self.path_of(dir).await?;
         if path.len() + 1 + name.len() > PATH_BYTES_MAX { Err(VfsError::NameTooLong) } else { Ok(()) }
     }

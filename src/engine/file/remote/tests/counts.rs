@@ -184,3 +184,34 @@ async fn looking_at_what_is_known_sends_nothing() {
     gateway.walk("d/7").await.unwrap();
     sent(&world.counts().since(&before), &[(Kind::List, 2)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_open_file_may_be_larger_than_what_may_be_dirty() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    let opened = gateway.open_to_write("a").await.unwrap();
+    let chunk = Bytes::from(vec![7; 1 << 20]);
+    for number in 0..100 {
+        let offset = number << 20;
+        gateway.share.write(&gateway.who, Io::Handle(opened.handle), offset, chunk.clone()).await.unwrap();
+    }
+    assert!(world.store.object("a").is_some(), "not published while it was open");
+    Vfs::close(&*gateway.share, opened.handle).await.unwrap();
+    gateway.drain().await;
+    assert_eq!(world.store.object("a").unwrap().bytes.len(), 100 << 20);
+    assert_eq!(world.metadata("a", "tidegate-open"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_waits_for_s3_where_the_share_says_so() {
+    let durability = crate::engine::file::share::Durability::Remote;
+    let world = World::with(Settings { durability, ..Settings::default() });
+    let gateway = world.gateway("gw").await;
+    let opened = gateway.open_to_write("a").await.unwrap();
+    gateway.share.write(&gateway.who, Io::Handle(opened.handle), 0, Bytes::from_static(b"hello")).await.unwrap();
+    gateway.share.commit(&gateway.who, opened.attr.node).await.unwrap();
+    assert_eq!(world.body("a").as_deref(), Some("hello"));
+    world.faults.kill(crate::store::object::fault::Death::Refusing);
+    gateway.share.write(&gateway.who, Io::Handle(opened.handle), 0, Bytes::from_static(b"J")).await.unwrap();
+    assert!(matches!(gateway.share.commit(&gateway.who, opened.attr.node).await, Err(VfsError::Unavailable(_))));
+}
