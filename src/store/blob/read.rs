@@ -302,7 +302,10 @@ impl BlobStore {
         let mut dropped = 0;
         self.change(blob.id, &mut state, |state, delta| dropped = state.drop_clean(range.clone(), Some(location), delta));
         if dropped > 0 {
-            tracing::warn!(blob = blob.id.0, ?range, %error, "cached bytes are damaged; they are fetched again");
+            // A power loss takes whole segments of the read head: that is no damage.
+            if self.log.segments().iter().any(|info| (info.slot, info.life) == (location.slot, location.life)) {
+                tracing::warn!(blob = blob.id.0, ?range, %error, "cached bytes are damaged; they are fetched again");
+            }
             return Failed::Stale(error.into());
         }
         let is_there = state.extents_in(range.clone()).any(|extent| extent.location() == Some(location))

@@ -74,7 +74,6 @@ impl BlobStore {
     /// One round. Says how many segments it freed.
     pub(super) async fn reclaim(&self) -> Result<usize, BlobError> {
         let _one = self.reclaiming.lock().await;
-        self.heat.tick();
         {
             let _barrier = self.barrier.write();
             self.follow_log();
@@ -103,6 +102,7 @@ impl BlobStore {
                 freed += 1;
             }
         }
+        self.heat.tick();
         self.tell_space();
         Ok(freed)
     }

@@ -1,6 +1,6 @@
 //! One blob in memory: its row, the pages of its map that are loaded, and what each kind of record does to them.
 //!
-//! Everything here is synchronous and happens under the blob's lock. Writers and replay call the same functions in the
+//! `state/change.rs` has the records, `state/place.rs` what only changes where bytes are. Everything here is synchronous and happens under the blob's lock. Writers and replay call the same functions in the
 //! same order, so that a replay ends where the writers were.
 //!
 //! Invariants:
@@ -11,6 +11,9 @@
 //! 5. `cuts` has, for every number that an upload may be through with, the smallest length since: what a truncation took
 //!    after the freeze does not come back when S3 gets the frozen bytes.
 
+mod change;
+mod place;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::kept::{Kept, KeptPlace};
+use super::kept::Kept;
 use super::map::{Extent, ExtentMap, Piece, Place};
 use super::page::{Cut, Head};
 use super::read_ahead::ReadAhead;
@@ -30,10 +33,6 @@ use crate::store::meta::BlobRow;
 
 /// `BlobRow::flags`: some dirty bytes were lost to damage.
 pub const FLAG_DAMAGED: u64 = 1;
-/// At most so many pages get holes when S3 first has a sparse range; a larger one is left to S3's zeros.
-const HOLE_PAGES_MAX: u64 = 1_024;
-/// Truncations that are told apart.
-const CUTS_MAX: usize = 64;
 
 /// A blob that is loaded.
 pub struct Blob {
@@ -429,275 +428,8 @@ impl State {
     }
 }
 
-/// What records do.
+/// How pages change.
 impl State {
-    /// `Data`: the bytes of `offset..offset + len` are in the record at `location`.
-    pub fn write(&mut self, seq: Seq, location: Location, offset: u64, len: u64, time_ns: i64, delta: &mut Delta) {
-        let range = offset..offset + len;
-        self.allocated_bytes = (self.allocated_bytes + len).saturating_sub(self.allocated_in(&range));
-        self.replace(range.clone(), seq, Some(Place::Log { location, skip_bytes: 0 }), delta);
-        delta.dirty(location, signed(len));
-        if range.end > self.row.len_bytes {
-            self.row.len_bytes = range.end;
-            self.row.len_seq = seq;
-        }
-        self.touch(seq, time_ns);
-    }
-
-    /// `SetLength`.
-    pub fn set_length(&mut self, seq: Seq, len_bytes: u64, time_ns: i64, delta: &mut Delta) {
-        if len_bytes < self.row.len_bytes {
-            self.cut(seq, len_bytes, delta);
-        }
-        self.row.len_bytes = len_bytes;
-        self.row.len_seq = seq;
-        self.touch(seq, time_ns);
-    }
-
-    /// `Discard`.
-    pub fn discard(&mut self, seq: Seq, range: Range<u64>, time_ns: i64, delta: &mut Delta) {
-        let range = range.start..range.end.min(self.row.len_bytes);
-        if range.start >= range.end {
-            return;
-        }
-        if range.end == self.row.len_bytes {
-            self.cut(seq, range.start, delta);
-        } else {
-            self.allocated_bytes = self.allocated_bytes.saturating_sub(self.allocated_in(&range));
-            let remote = self.row.remote_len_bytes;
-            for piece in self.pieces(range) {
-                // A gap past what S3 has is zeros already.
-                let part = match piece {
-                    Piece::Extent(extent) => extent.range(),
-                    Piece::Gap(from, to) => from..to.min(remote),
-                };
-                self.replace(part, seq, Some(Place::Hole), delta);
-            }
-        }
-        self.touch(seq, time_ns);
-    }
-
-    /// `RemoveBlob`.
-    pub fn remove(&mut self, delta: &mut Delta) {
-        self.replace(0..self.row.len_bytes, Seq(u64::MAX), None, delta);
-        self.removed = true;
-        self.source_epoch += 1;
-        self.dirty_since_ns = 0;
-        self.dirty_pages.clear();
-    }
-
-    /// `CleanThrough`: S3 has what was frozen at `through`, `len_bytes` of it, as `source`.
-    pub fn clean_through(&mut self, through: Seq, len_bytes: u64, source: Bytes, delta: &mut Delta) {
-        if through < self.row.clean_through {
-            return;
-        }
-        if through < self.blurred {
-            // Too many cuts ago to say which bytes of it are still ours: what was remote is elsewhere, the rest stays dirty.
-            return self.rebase(source);
-        }
-        self.count_clean(through, delta);
-        let kept = self.cuts.iter().filter(|cut| cut.seq > through).map(|cut| cut.len_bytes).min();
-        self.cuts.retain(|cut| cut.seq > through);
-        self.row.clean_through = through;
-        self.set_remote_len(through, len_bytes.min(kept.unwrap_or(u64::MAX)).min(self.row.len_bytes), delta);
-        self.rebase(source);
-        self.dirty_since_ns = if self.row.modified_seq > through { self.row.modified_ns } else { 0 };
-    }
-
-    /// The same remote bytes are elsewhere.
-    pub fn rebase(&mut self, source: Bytes) {
-        self.source = source;
-        self.source_epoch += 1;
-    }
-
-    /// What is dirty up to `through` is clean from now on.
-    fn count_clean(&mut self, through: Seq, delta: &mut Delta) {
-        let old = self.row.clean_through;
-        let dirty: Vec<u64> = self.directory.iter().filter(|(_, seq_max)| **seq_max > old).map(|(page, _)| *page).collect();
-        for page in dirty {
-            let Some(map) = self.pages.get(&page) else { continue };
-            for extent in map.iter().filter(|extent| extent.seq > old && extent.seq <= through) {
-                if let Some(location) = extent.location() {
-                    delta.dirty(location, -signed(extent.len));
-                    delta.clean(location, signed(extent.len));
-                }
-            }
-            self.directory.insert(page, map.seq_max());
-        }
-    }
-
-    /// S3 has zeros where there is a gap between the old remote length and the new one: said by holes where they are few.
-    fn set_remote_len(&mut self, seq: Seq, remote: u64, delta: &mut Delta) {
-        let old = std::mem::replace(&mut self.row.remote_len_bytes, remote);
-        let (grown, shrunk) = (old..remote.max(old), remote..old.max(remote));
-        let few = page_numbers(&grown).count() as u64 <= HOLE_PAGES_MAX;
-        for piece in self.pieces(grown) {
-            match piece {
-                Piece::Gap(from, to) if few => self.put(from..to, seq, Place::Hole, delta),
-                Piece::Gap(from, to) => self.allocated_bytes += to - from,
-                Piece::Extent(_) => {}
-            }
-        }
-        for piece in self.pieces(shrunk) {
-            if let Piece::Gap(from, to) = piece {
-                self.allocated_bytes = self.allocated_bytes.saturating_sub(to - from);
-            }
-        }
-    }
-
-    /// All from `len_bytes` on reads as zeros, whatever S3 has or is about to get.
-    fn cut(&mut self, seq: Seq, len_bytes: u64, delta: &mut Delta) {
-        let range = len_bytes..self.row.len_bytes;
-        self.allocated_bytes = self.allocated_bytes.saturating_sub(self.allocated_in(&range));
-        self.replace(range, seq, None, delta);
-        self.row.remote_len_bytes = self.row.remote_len_bytes.min(len_bytes);
-        let before = self.cuts.len();
-        self.cuts.retain(|cut| cut.len_bytes < len_bytes);
-        // After a smaller cut without a freeze between them, no upload can be through with a number that tells them apart.
-        if self.cuts.is_empty() || self.cuts.len() < before || self.frozen_since_cut {
-            self.cuts.push(Cut { seq, len_bytes });
-            self.frozen_since_cut = false;
-        }
-        if self.cuts.len() > CUTS_MAX {
-            self.cuts[1].len_bytes = self.cuts[0].len_bytes;
-            self.cuts.remove(0);
-            self.blurred = self.cuts[0].seq;
-        }
-    }
-
-    fn touch(&mut self, seq: Seq, time_ns: i64) {
-        if self.dirty_since_ns == 0 {
-            self.dirty_since_ns = time_ns;
-        }
-        self.row.modified_seq = seq;
-        self.row.modified_ns = time_ns;
-    }
-}
-
-/// What only changes where bytes are.
-impl State {
-    /// Fetched bytes of a range are in the record at `location`, which begins at `base`. Only gaps take them.
-    pub fn put_fetched(&mut self, range: Range<u64>, location: Location, base: u64, delta: &mut Delta) {
-        let seq = self.row.clean_through;
-        for (from, to) in self.remote_gaps(range) {
-            let skip_bytes = u32::try_from(from - base).unwrap_or(u32::MAX);
-            self.put(from..to, seq, Place::Log { location, skip_bytes }, delta);
-            delta.clean(location, signed(to - from));
-        }
-    }
-
-    /// The gaps of a range that are bytes in S3.
-    pub fn remote_gaps(&self, range: Range<u64>) -> Vec<(u64, u64)> {
-        let end = range.end.min(self.row.remote_len_bytes);
-        let pieces = self.pieces(range.start..end.max(range.start));
-        pieces.into_iter().filter_map(|piece| if let Piece::Gap(from, to) = piece { Some((from, to)) } else { None }).collect()
-    }
-
-    /// Drops the droppable extents of a range, all of them or those of one record. Returns how many bytes.
-    pub fn drop_clean(&mut self, range: Range<u64>, at: Option<Location>, delta: &mut Delta) -> u64 {
-        let mut dropped = 0;
-        let extents: Vec<Extent> = self.extents_in(range).collect();
-        for extent in extents {
-            let Some(location) = extent.location() else { continue };
-            if self.is_droppable(&extent) && at.is_none_or(|at| at == location) {
-                delta.clean(location, -signed(extent.len));
-                self.change_page(extent.offset / PAGE_SPAN_BYTES, delta, |map| {
-                    map.remove(&extent.range());
-                });
-                dropped += extent.len;
-            }
-        }
-        dropped
-    }
-
-    /// Extents of a range for which `is_it` holds are in the record at `to` now, which begins at `base`.
-    pub fn relocate(&mut self, range: Range<u64>, is_it: impl Fn(&Extent) -> bool, to: Location, base: u64, delta: &mut Delta) {
-        let extents: Vec<Extent> = self.extents_in(range).filter(|extent| is_it(extent)).collect();
-        for extent in extents {
-            let Some(from) = extent.location() else { continue };
-            let bytes = signed(extent.len);
-            if self.is_dirty(&extent) {
-                delta.dirty(from, -bytes);
-                delta.dirty(to, bytes);
-            } else {
-                delta.clean(from, -bytes);
-                delta.clean(to, bytes);
-            }
-            let skip_bytes = u32::try_from(extent.offset - base).unwrap_or(u32::MAX);
-            self.put(extent.range(), extent.seq, Place::Log { location: to, skip_bytes }, delta);
-        }
-    }
-
-    /// As `relocate`, of what generations keep: the stretches of a range that are at `from`.
-    pub fn relocate_kept(&mut self, range: Range<u64>, from: Location, to: Location, base: u64, delta: &mut Delta) {
-        for frozen in &mut self.generations {
-            let moved = signed(frozen.kept.relocate(range.clone(), from, to, base));
-            delta.kept(from, -moved);
-            delta.kept(to, moved);
-        }
-    }
-
-    /// Every location is what `resolve` says of it now.
-    pub fn follow(&mut self, resolve: impl Fn(Location) -> Location, delta: &mut Delta) {
-        let extents: Vec<Extent> = self.pages.values().flat_map(|map| map.iter().copied()).collect();
-        for extent in extents {
-            let Place::Log { location, skip_bytes } = extent.place else { continue };
-            let to = resolve(location);
-            if to != location {
-                let base = extent.offset - u64::from(skip_bytes).min(extent.offset);
-                self.relocate(extent.range(), |_| true, to, base, delta);
-            }
-        }
-        for frozen in &mut self.generations {
-            for (range, location, skip_bytes) in frozen.kept.places() {
-                let to = resolve(location);
-                if to != location {
-                    let moved = signed(frozen.kept.relocate(range.clone(), location, to, range.start - u64::from(skip_bytes)));
-                    delta.kept(location, -moved);
-                    delta.kept(to, moved);
-                }
-            }
-        }
-    }
-
-    /// A generation begins: everything as it is now.
-    pub fn freeze(&mut self, id: u64) {
-        self.frozen_since_cut = true;
-        self.generations.push(Frozen { id, len_bytes: self.row.len_bytes, kept: Kept::default() });
-    }
-
-    /// A generation ends.
-    pub fn thaw(&mut self, id: u64, delta: &mut Delta) {
-        let (gone, rest) = std::mem::take(&mut self.generations).into_iter().partition(|frozen| frozen.id == id);
-        self.generations = rest;
-        let gone: Vec<Frozen> = gone;
-        for (range, location, _) in gone.iter().flat_map(|frozen| frozen.kept.places()) {
-            delta.kept(location, -signed(range.end - range.start));
-        }
-    }
-
-    /// Puts an extent (or nothing) over a range; what was there is kept for generations, and is dead.
-    fn replace(&mut self, range: Range<u64>, seq: Seq, place: Option<Place>, delta: &mut Delta) {
-        self.keep_aside(&range, delta);
-        if place.is_none() {
-            let extents: Vec<Extent> = self.extents_in(range.clone()).collect();
-            self.dead(&extents, delta);
-            let pages: Vec<u64> = self.pages.range(page_numbers(&range)).map(|(page, _)| *page).collect();
-            for page in pages {
-                self.change_page(page, delta, |map| {
-                    map.remove(&range);
-                });
-            }
-        } else if let Some(place) = place {
-            let whole = Extent { offset: range.start, len: range.end.saturating_sub(range.start), seq, place };
-            for (page, part) in pages_of(&range) {
-                let mut displaced = Vec::new();
-                self.change_page(page, delta, |map| displaced = map.insert(whole.slice(part)));
-                self.dead(&displaced, delta);
-            }
-        }
-    }
-
     /// Puts an extent over what says the same.
     fn put(&mut self, range: Range<u64>, seq: Seq, place: Place, delta: &mut Delta) {
         let whole = Extent { offset: range.start, len: range.end.saturating_sub(range.start), seq, place };
@@ -705,17 +437,6 @@ impl State {
             self.change_page(page, delta, |map| {
                 map.insert(whole.slice(part));
             });
-        }
-    }
-
-    /// Extents that are no longer in the map.
-    fn dead(&self, extents: &[Extent], delta: &mut Delta) {
-        for extent in extents {
-            match extent.location() {
-                Some(location) if self.is_dirty(extent) => delta.dirty(location, -signed(extent.len)),
-                Some(location) => delta.clean(location, -signed(extent.len)),
-                None => {}
-            }
         }
     }
 
@@ -733,39 +454,5 @@ impl State {
         } else {
             self.directory.insert(page, map.seq_max());
         }
-    }
-
-    /// Keeps what a range has now for every generation that has it and does not keep it yet.
-    fn keep_aside(&mut self, range: &Range<u64>, delta: &mut Delta) {
-        if self.generations.is_empty() {
-            return;
-        }
-        let remote = self.row.remote_len_bytes;
-        let mut generations = std::mem::take(&mut self.generations);
-        for frozen in &mut generations {
-            let end = range.end.min(frozen.len_bytes).max(range.start);
-            for missing in frozen.kept.missing(range.start..end) {
-                for piece in self.pieces(missing) {
-                    match piece {
-                        Piece::Extent(extent) => {
-                            if let Some(location) = extent.location() {
-                                delta.kept(location, signed(extent.len));
-                            }
-                            frozen.kept.keep(extent.range(), KeptPlace::Local(extent.place));
-                        }
-                        Piece::Gap(from, to) => {
-                            let middle = remote.clamp(from, to);
-                            if from < middle {
-                                frozen.kept.keep(from..middle, KeptPlace::Remote(self.source.clone()));
-                            }
-                            if middle < to {
-                                frozen.kept.keep(middle..to, KeptPlace::Local(Place::Hole));
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        self.generations = generations;
     }
 }
