@@ -155,6 +155,8 @@ pub struct BlobInfo {
     pub source: Bytes,
     /// Some of its dirty bytes were lost to damage.
     pub damaged: bool,
+    /// Bytes that occupy the log or S3, for `st_blocks` (holes do not count); about.
+    pub allocated_bytes: u64,
 }
 
 impl BlobInfo {

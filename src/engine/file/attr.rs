@@ -20,8 +20,12 @@ const SECTOR_BYTES: u64 = 512;
 
 impl Share {
     /// What `stat` tells of a node.
-    pub(super) fn attr_of(&self, known: &Known, allocated_bytes: u64) -> Attr {
+    pub(super) fn attr_of(&self, known: &Known) -> Attr {
         let row = &known.row;
+        let allocated_bytes = match row.kind {
+            NodeKind::Directory => DIRECTORY_BYTES,
+            _ => known.info.as_ref().map_or(0, |info| info.allocated_bytes.next_multiple_of(SECTOR_BYTES)),
+        };
         let (mtime_ns, ctime_ns) = known.times();
         let size_bytes = match row.kind {
             NodeKind::File => known.info.as_ref().map_or(0, |info| info.len_bytes),
@@ -38,7 +42,7 @@ impl Share {
             gid: row.gid,
             rdev: row.rdev,
             size_bytes,
-            allocated_bytes: if row.kind == NodeKind::Directory { DIRECTORY_BYTES } else { allocated_bytes },
+            allocated_bytes,
             atime_ns: self.atimes.of(row),
             mtime_ns,
             ctime_ns,
@@ -47,31 +51,23 @@ impl Share {
         }
     }
 
-    /// As [`Self::attr_of`], asking for what the file occupies.
-    pub(super) async fn attr(&self, known: &Known) -> Result<Attr, VfsError> {
-        let allocated = match known.row.blob.0 {
-            0 => 0,
-            _ => self.blobs.allocated_bytes(known.row.blob).await?.next_multiple_of(SECTOR_BYTES),
-        };
-        Ok(self.attr_of(known, allocated))
-    }
-
     /// The attributes of a node after a change.
     pub(super) async fn attr_now(&self, node: NodeId) -> Result<Attr, VfsError> {
-        self.attr(&self.known(node).await?).await
+        Ok(self.attr_of(&self.known(node).await?))
     }
 
     pub(super) async fn do_getattr(&self, who: &Caller, node: NodeId) -> Result<Attr, VfsError> {
         let row = self.attributed(who, node).await?;
-        self.attr(&self.known_row(row).await?).await
+        Ok(self.attr_of(&self.known_row(row).await?))
     }
 
-    /// Attributes, where all that they need is in memory. Files that may have holes are asked for the long way.
+    /// Attributes, where all that they need is in memory.
     pub(super) fn attr_in_memory(&self, row: NodeRow) -> Option<Attr> {
-        if row.flags & FLAG_ATTRIBUTES_UNKNOWN != 0 || row.blob.0 != 0 {
+        if row.flags & FLAG_ATTRIBUTES_UNKNOWN != 0 {
             return None;
         }
-        Some(self.attr_of(&Known { row, info: None }, 0))
+        let info = if row.blob.0 == 0 { None } else { Some(self.blobs.try_info(row.blob)?) };
+        Some(self.attr_of(&Known { row, info }))
     }
 
     pub(super) async fn do_setattr(

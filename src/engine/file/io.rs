@@ -158,7 +158,7 @@ impl Share {
         if matches!(io, Io::Node(_)) {
             self.settle_soon(node);
         }
-        self.attr(&Known { row, info: Some(info) }).await
+        Ok(self.attr_of(&Known { row, info: Some(info) }))
     }
 
     /// What has to be so before bytes change: no set-uid, and a job in the log.

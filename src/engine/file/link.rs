@@ -50,6 +50,6 @@ impl Share {
         self.settle_soon(parent);
         self.tell(who.origin, Changed::Entry { parent, name: name.to_vec(), before: NodeId(0), after: node });
         self.tell(who.origin, Changed::Attr(node));
-        self.attr(&known).await
+        Ok(self.attr_of(&known))
     }
 }

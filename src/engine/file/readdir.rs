@@ -60,6 +60,6 @@ impl Share {
             return None;
         }
         let known = self.known_row(row).await.ok()?;
-        self.attr(&known).await.ok()
+        Some(self.attr_of(&known))
     }
 }

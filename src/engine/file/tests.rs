@@ -7,6 +7,8 @@ mod names;
 mod owners;
 mod random;
 mod times;
+mod together;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,9 @@ use crate::engine::file::*;
 use crate::store::blob::{self, BlobStore, Portion};
 use crate::store::log;
 use crate::store::meta::{MemoryDatabase, Meta, Place};
+use crate::store::object::SharedStore;
+use crate::store::object::fault::Faults;
+use crate::store::object::layer::layered;
 use crate::store::object::memory::MemoryStore;
 use crate::store::upload::{self, Uploader};
 
@@ -33,6 +38,8 @@ pub(crate) struct World {
     pub(crate) disk: SimulatedDisk,
     pub(crate) database: Arc<MemoryDatabase>,
     pub(crate) bucket: Arc<MemoryStore>,
+    /// Between the share and its bucket.
+    pub(crate) faults: Arc<Faults>,
     pub(crate) clock: Arc<SimulatedClock>,
     pub(crate) settings: Settings,
     pub(crate) blobs: Arc<BlobStore>,
@@ -63,9 +70,10 @@ impl World {
         settings: Settings,
     ) -> Self {
         let (blobs, uploader) = Self::store(&disk, &database, &clock).await;
-        let parts = Self::parts(&blobs, &uploader, &bucket);
+        let faults = Arc::new(Faults::new(1));
+        let parts = Self::parts(&blobs, &uploader, layered(bucket.clone(), faults.clone()));
         let share = Share::open("demo", settings.clone(), parts).await.unwrap();
-        Self { disk, database, bucket, clock, settings, blobs, uploader, share }
+        Self { disk, database, bucket, faults, clock, settings, blobs, uploader, share }
     }
 
     async fn store(
@@ -85,11 +93,11 @@ impl World {
         (blobs, uploader)
     }
 
-    fn parts(blobs: &Arc<BlobStore>, uploader: &Arc<Uploader>, bucket: &Arc<MemoryStore>) -> Parts {
+    fn parts(blobs: &Arc<BlobStore>, uploader: &Arc<Uploader>, bucket: SharedStore) -> Parts {
         Parts {
             blobs: blobs.clone(),
             uploader: uploader.clone(),
-            bucket: bucket.clone(),
+            bucket,
             gateway: "gw".into(),
             portion: Portion { guaranteed_bytes: 16 << 20, maximum_bytes: 32 << 20 },
         }
@@ -97,7 +105,7 @@ impl World {
 
     /// Another share on the same stores.
     pub(crate) async fn open(&self, name: &str, settings: Settings) -> Result<Arc<Share>, StartError> {
-        Share::open(name, settings, Self::parts(&self.blobs, &self.uploader, &self.bucket)).await
+        Share::open(name, settings, Self::parts(&self.blobs, &self.uploader, self.bucket.clone())).await
     }
 
     /// The gateway after a power loss.

@@ -325,6 +325,7 @@ impl State {
             clean_through: self.row.clean_through,
             source: self.source.clone(),
             damaged: self.row.flags & FLAG_DAMAGED != 0,
+            allocated_bytes: self.allocated_bytes,
         }
     }
 
