@@ -11,11 +11,12 @@ mod together;
 mod waits;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ::bytes::Bytes;
 
-use crate::base::clock::SimulatedClock;
+use crate::base::clock::Clock;
 use crate::base::disk::simulated::SimulatedDisk;
 use crate::base::id::NodeId;
 use crate::engine::file::share::{Settings, Share};
@@ -33,6 +34,31 @@ use crate::store::upload::{self, Uploader};
 /// 2025-01-01, nanoseconds since the Unix epoch.
 pub(crate) const START_NS: i64 = 1_735_689_600_000_000_000;
 
+/// Goes with tokio's time, and a microsecond further at each look, so that no two changes are at one time.
+pub(crate) struct WorldClock {
+    start: tokio::time::Instant,
+    more_ns: AtomicI64,
+}
+
+impl Default for WorldClock {
+    fn default() -> Self {
+        Self { start: tokio::time::Instant::now(), more_ns: AtomicI64::new(START_NS) }
+    }
+}
+
+impl WorldClock {
+    pub(crate) fn advance(&self, by_ns: i64) {
+        self.more_ns.fetch_add(by_ns, Ordering::Relaxed);
+    }
+}
+
+impl Clock for WorldClock {
+    fn now_ns(&self) -> i64 {
+        let passed = i64::try_from(self.start.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        passed + self.more_ns.fetch_add(1_000, Ordering::Relaxed)
+    }
+}
+
 /// One gateway with one share.
 pub(crate) struct World {
     pub(crate) disk: SimulatedDisk,
@@ -40,7 +66,7 @@ pub(crate) struct World {
     pub(crate) bucket: Arc<MemoryStore>,
     /// Between the share and its bucket.
     pub(crate) faults: Arc<Faults>,
-    pub(crate) clock: Arc<SimulatedClock>,
+    pub(crate) clock: Arc<WorldClock>,
     pub(crate) settings: Settings,
     pub(crate) blobs: Arc<BlobStore>,
     pub(crate) uploader: Arc<Uploader>,
@@ -57,7 +83,7 @@ impl World {
     }
 
     pub(crate) async fn with(settings: Settings) -> Self {
-        let clock = Arc::new(SimulatedClock::new(START_NS));
+        let clock = Arc::new(WorldClock::default());
         let disk = SimulatedDisk::new(256 << 20, 1);
         Self::start(disk, Arc::default(), Arc::new(MemoryStore::default()), clock, settings).await
     }
@@ -66,7 +92,7 @@ impl World {
         disk: SimulatedDisk,
         database: Arc<MemoryDatabase>,
         bucket: Arc<MemoryStore>,
-        clock: Arc<SimulatedClock>,
+        clock: Arc<WorldClock>,
         settings: Settings,
     ) -> Self {
         let (blobs, uploader) = Self::store(&disk, &database, &clock).await;
@@ -79,7 +105,7 @@ impl World {
     async fn store(
         disk: &SimulatedDisk,
         database: &Arc<MemoryDatabase>,
-        clock: &Arc<SimulatedClock>,
+        clock: &Arc<WorldClock>,
     ) -> (Arc<BlobStore>, Arc<Uploader>) {
         let meta = Arc::new(Meta::open(Place::Memory(database.clone())).await.unwrap());
         let settings = blob::Settings {

@@ -50,7 +50,8 @@ async fn check(world: &World, seed: u64) {
     let mut nodes = 1;
     while let Some(dir) = todo.pop() {
         let entries = meta.entries(dir, 0, usize::MAX).await.unwrap();
-        let subdirs: Vec<NodeId> = entries.iter().filter(|entry| entry.kind == NodeKind::Directory).map(|entry| entry.node).collect();
+        let subdirs: Vec<NodeId> =
+            entries.iter().filter(|entry| entry.kind == NodeKind::Directory).map(|entry| entry.node).collect();
         let attr = world.share.getattr(&root(), dir).await.unwrap();
         assert_eq!(attr.nlink as usize, 2 + subdirs.len(), "seed {seed}: {dir:?}");
         for sub in &subdirs {
@@ -81,7 +82,8 @@ async fn the_tree_stays_a_tree() {
         let world = world.process_death().await;
         check(&world, seed).await;
         assert!(before == seen(&world).await, "seed {seed}");
-        assert!(world.uploader.drain(world.share.owner(), Some(Duration::from_secs(3600))).await, "seed {seed}: never settles");
+        let settled = world.uploader.drain(world.share.owner(), Some(Duration::from_secs(3600))).await;
+        assert!(settled, "seed {seed}: {:?}", world.uploader.status());
         for (path, item) in &before {
             if item.kind == NodeKind::File {
                 let object = world.bucket.object(&path[1..]);

@@ -28,6 +28,8 @@ async fn a_dead_bucket_is_told_in_time() {
     assert_eq!(world.stat("far").await.unwrap().size_bytes, 6);
     world.share.commit(&root(), node).await.unwrap();
     world.faults.heal();
+    // Who fetches for everybody may still be waiting for its own answer.
+    tokio::time::sleep(Faults::PATIENCE).await;
     assert_eq!(world.bytes("far").await.unwrap(), b"theirs");
 }
 
