@@ -121,7 +121,7 @@ async fn the_guard_of_setattr_compares_change_times() {
 #[tokio::test(start_paused = true)]
 async fn access_times_are_relative_and_cost_nothing() {
     let world = World::new().await;
-    let who = root();
+
     world.put("f", b"x").await.unwrap();
     let before = world.stat("f").await.unwrap();
     world.bytes("f").await.unwrap();
