@@ -1,4 +1,4 @@
-//! The embedded S3 endpoint, driven by other people's clients: `aws`, boto3, rclone and s3fs.
+//! The embedded S3 endpoint, driven by other people's clients: `aws`, boto3, rclone and s3fs; and by the gateway's own.
 //!
 //! Each test serves a store of its own in this process, on a port of its own. The Python clients come from
 //! `tests/tools/python-clients`, s3fs from Debian's `s3fs`; a test whose client is missing fails and says so.
@@ -13,10 +13,16 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidegate::base::clock::SystemClock;
 use tidegate::protocol::s3::{Settings, credentials, serve};
+use tidegate::store;
 use tidegate::store::object::local::Local;
+use tidegate::store::object::probe;
+use tidegate::store::object::s3 as client;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+#[path = "../src/store/object/conformance.rs"]
+mod conformance;
 
 /// How long one client may take.
 const CLIENT_TIMEOUT: &str = "240";
@@ -64,6 +70,19 @@ impl Endpoint {
 
     fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// A new bucket, through the gateway's own client.
+    async fn bucket(&self, name: &str) -> Arc<client::S3Store> {
+        self.local.create_bucket(name).await.expect("a bucket");
+        let credentials = client::Credentials::Keys {
+            access: self.settings.access_key.clone(),
+            secret: self.settings.secret_key.clone(),
+            session: None,
+        };
+        let region = Some(self.settings.region.clone());
+        let settings = client::Settings { endpoint: Some(self.url()), region, credentials, ..client::Settings::default() };
+        client::Endpoint::connect(&settings).await.expect("connect").bucket(name, false)
     }
 
     /// Runs a client's line to its end, off the server's threads, and gives what it printed.
@@ -212,6 +231,56 @@ async fn s3fs_mounts_a_bucket() {
     fs::set_permissions(endpoint.path("passwd"), mode).expect("a mode");
     let told = endpoint.run(&script, &format!("{} {}", s3fs.display(), endpoint.url())).await;
     assert!(told.ends_with("all passed\n"), "{told}");
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateways_own_client_finds_everything_it_asks_for() {
+    let endpoint = Endpoint::start().await;
+    for versioned in [false, true] {
+        let name = format!("bucket-{versioned}");
+        let store = endpoint.bucket(&name).await;
+        if versioned {
+            endpoint.local.set_versioning(&name, true).await.expect("versioning");
+        }
+        let report = probe::adopt(&store, "").await.expect("a probe");
+        assert!(report.missing().is_empty(), "{report:?}");
+        assert_eq!(report.capabilities.versioned, versioned);
+        conformance::run(store).await;
+    }
+    endpoint.stop().await;
+}
+
+/// Sends `text` and gives all that is answered until the endpoint closes the connection.
+async fn raw(endpoint: &Endpoint, text: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(endpoint.address).await.expect("a connection");
+    stream.write_all(text.as_bytes()).await.expect("send");
+    let mut answer = Vec::new();
+    let end = stream.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(10), end).await.expect("the endpoint closes").expect("an answer");
+    String::from_utf8_lossy(&answer).to_ascii_lowercase()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_body_closes_the_connection_and_is_told() {
+    let endpoint = Endpoint::start().await;
+    let put = "PUT /demo/k HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n";
+    let waiting = raw(&endpoint, &format!("{put}Content-Length: 1000\r\n\r\n")).await;
+    assert!(waiting.starts_with("http/1.1 403") && waiting.contains("connection: close"), "{waiting}");
+    let empty = raw(&endpoint, &format!("{put}Content-Length: 0\r\n\r\n")).await;
+    assert!(empty.starts_with("http/1.1 403") && empty.contains("connection: close"), "{empty}");
+    endpoint.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_head_is_refused() {
+    let endpoint = Endpoint::start().await;
+    let answer = raw(&endpoint, &format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(400_000))).await;
+    assert!(answer.starts_with("http/1.1 431"), "{answer}");
+    let many: String = (0..500).map(|n| format!("X{n}: y\r\n")).collect();
+    let answer = raw(&endpoint, &format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n")).await;
+    assert!(answer.starts_with("http/1.1 431"), "{answer}");
     endpoint.stop().await;
 }
 

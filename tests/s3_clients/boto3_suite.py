@@ -58,6 +58,9 @@ def objects_carry_their_headers(b):
     assert head["ExpiresString"] == "Thu, 01 Dec 2033 16:00:00 GMT", head
     plain = s3.put_object(Bucket=b, Key="plain", Body=b"")
     assert s3.head_object(Bucket=b, Key="plain")["ContentType"] == "binary/octet-stream", plain
+    words = {"plain": "two words", "encoded": "=?UTF-8?B?Z3LDvG4=?="}
+    s3.put_object(Bucket=b, Key="words", Body=b"", Metadata=words)
+    assert s3.head_object(Bucket=b, Key="words")["Metadata"] == words
     fails("MetadataTooLarge", s3.put_object, Bucket=b, Key="big", Body=b"", Metadata={"k": "v" * 2100})
     fails("KeyTooLongError", s3.put_object, Bucket=b, Key="k" * 1025, Body=b"")
     fails("404", s3.head_object, Bucket=b, Key="nothing")

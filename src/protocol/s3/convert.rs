@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 use s3s::S3Result;
 use s3s::dto::{
@@ -11,6 +12,7 @@ use s3s::dto::{
 
 use super::error::{invalid, not_implemented, s3};
 use crate::store::object::local::{Algorithm, Checksums, Conditions, Requirement, Source, VersionId};
+use crate::store::object::s3::text::to_header;
 
 /// The checksums of a request that has the five fields.
 macro_rules! sent_checksums {
@@ -71,7 +73,7 @@ macro_rules! sent_headers {
     }};
 }
 
-/// Tells an object's headers in an answer to GET or HEAD.
+/// Tells an object's headers in an answer to GET or HEAD, but for its metadata.
 macro_rules! tell_headers {
     ($output:expr, $info:expr) => {{
         use s3s::dto::{StorageClass, Timestamp, TimestampFormat};
@@ -85,7 +87,6 @@ macro_rules! tell_headers {
         $output.expires = headers.expires.as_deref().and_then(|text| Timestamp::parse(TimestampFormat::HttpDate, text).ok());
         $output.website_redirect_location = headers.website_redirect.clone();
         $output.storage_class = headers.storage_class.clone().map(StorageClass::from);
-        $output.metadata = Some(headers.metadata.clone().into_iter().collect());
         $output.accept_ranges = Some("bytes".into());
         $output.e_tag = Some($crate::protocol::s3::convert::etag(&$info.etag));
         $output.last_modified = Some($crate::protocol::s3::convert::timestamp($info.modified_ns));
@@ -189,6 +190,17 @@ pub fn storage_class(class: Option<&StorageClass>) -> Option<String> {
 /// User metadata; names are not case-sensitive.
 pub fn metadata(metadata: Option<Metadata>) -> BTreeMap<String, String> {
     metadata.unwrap_or_default().into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()
+}
+
+/// User metadata in an answer. The library decodes encoded words (RFC 2047) in requests, but does not encode what would be
+/// taken for them in answers.
+pub fn metadata_headers(metadata: &BTreeMap<String, String>) -> S3Result<HeaderMap> {
+    let header = |(name, value): (&String, &String)| {
+        let name = HeaderName::try_from(format!("x-amz-meta-{name}")).map_err(|_| invalid("not a name of metadata"))?;
+        let value = HeaderValue::try_from(to_header(value)).map_err(|_| invalid("not a value of metadata"))?;
+        Ok((name, value))
+    };
+    metadata.iter().map(header).collect()
 }
 
 /// `x-amz-tagging`: a query string.

@@ -10,8 +10,8 @@ use s3s::{S3Request, S3Response, S3Result};
 use super::Endpoint;
 use super::body::{Announced, algorithms, receive};
 use super::convert::{
-    algorithm, checksum_type, condition, conditions, etag, requirement, sent_checksums, sent_headers, source, storage_class,
-    tags, tell_checksums, tell_headers, timestamp, version,
+    algorithm, checksum_type, condition, conditions, etag, metadata_headers, requirement, sent_checksums, sent_headers, source,
+    storage_class, tags, tell_checksums, tell_headers, timestamp, version,
 };
 use super::error::{invalid, not_implemented, s3};
 use crate::store::object::local::{self, Conditions, LocalError, ObjectInfo, Put, RangeSpec, Requirement};
@@ -77,7 +77,8 @@ pub async fn get_object(endpoint: &Endpoint, request: S3Request<GetObjectInput>)
     }
     output.body = Some(StreamingBlob::wrap(opened.stream(range)));
     let status = if asked.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-    Ok(S3Response::with_status(output, status))
+    let headers = metadata_headers(&info.headers.metadata)?;
+    Ok(S3Response { status: Some(status), ..S3Response::with_headers(output, headers) })
 }
 
 pub async fn head_object(endpoint: &Endpoint, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
@@ -100,7 +101,8 @@ pub async fn head_object(endpoint: &Endpoint, request: S3Request<HeadObjectInput
         output.checksum_type = checksum_type(&info.checksums);
     }
     let status = if asked.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-    Ok(S3Response::with_status(output, status))
+    let headers = metadata_headers(&info.headers.metadata)?;
+    Ok(S3Response { status: Some(status), ..S3Response::with_headers(output, headers) })
 }
 
 pub async fn get_object_attributes(

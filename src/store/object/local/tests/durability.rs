@@ -194,3 +194,57 @@ async fn a_body_is_what_its_sender_says_or_refused() {
     }
     world.files_become(0).await;
 }
+
+/// Bytes that say what they are: the ETag is that of a seed, and the length depends on it.
+fn seeded(seed: u64) -> Bytes {
+    noise(seed, 1000 + (seed as usize % 7) * 3000)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_readers_copies_and_deletes_at_once_lose_nothing() {
+    let world = Arc::new(world().await);
+    let tasks = (0..8u64).map(|task| {
+        let world = world.clone();
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(task);
+            for step in 0..60 {
+                let key = format!("k{}", random.u32(..6));
+                match random.u32(..8) {
+                    0..=2 => drop(world.put(&key, seeded(task * 1000 + step)).await),
+                    3 => drop(world.local.delete("bucket", &key, None, None).await.expect("delete")),
+                    4 | 5 => match world.local.copy(&copy_of(&key, &format!("k{}", random.u32(..6)))).await {
+                        Ok(_) | Err(LocalError::NoSuchKey { .. } | LocalError::CopyToItself | LocalError::SourceChanged) => {}
+                        Err(error) => panic!("copy: {error}"),
+                    },
+                    _ => check_whole(&world, &key).await,
+                }
+            }
+        })
+    });
+    for task in futures_util::future::join_all(tasks).await {
+        task.expect("a task");
+    }
+    let mut files = std::collections::BTreeSet::new();
+    for key in (0..6).map(|n| format!("k{n}")) {
+        check_whole(&world, &key).await;
+        if let Ok((_, row)) = world.local.find("bucket", &key, None, &Conditions::default()).await
+            && let index::Held::Files(extents) = row.held
+        {
+            files.extend(extents.references().into_iter().map(|(file, _)| file));
+        }
+    }
+    world.files_become(files.len()).await;
+}
+
+/// Reads a key in pieces and checks that all of them are of one object.
+async fn check_whole(world: &World, key: &str) {
+    use md5::Digest;
+    let opened = match world.local.open_object("bucket", key, None, &Conditions::default()).await {
+        Err(LocalError::NoSuchKey { .. }) => return,
+        opened => opened.expect("open"),
+    };
+    let (etag, size) = (opened.info.etag.clone(), opened.info.size_bytes);
+    tokio::task::yield_now().await;
+    let bytes = opened.bytes(0..size).await.expect("bytes");
+    assert_eq!(hex::encode(md5::Md5::digest(&bytes)), etag);
+}
