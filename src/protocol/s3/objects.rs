@@ -200,7 +200,7 @@ pub async fn copy_object(endpoint: &Endpoint, request: S3Request<CopyObjectInput
     );
     let sent = sent_headers!(input);
     let directive = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
-        Some(MetadataDirective::REPLACE) => local::MetadataDirective::Replace(sent),
+        Some(MetadataDirective::REPLACE) => local::MetadataDirective::Replace(Box::new(sent)),
         Some(MetadataDirective::COPY) | None => local::MetadataDirective::Copy,
         Some(_) => return Err(invalid("the metadata directive is COPY or REPLACE")),
     };

@@ -146,7 +146,7 @@ impl ObjectStore for Bucket {
         let source = self.source(source)?;
         let info = self.local.open_source(&source).await?.info;
         let directive = match attributes {
-            Some(attributes) => MetadataDirective::Replace(headers(attributes)?),
+            Some(attributes) => MetadataDirective::Replace(Box::new(headers(attributes)?)),
             None => MetadataDirective::Copy,
         };
         let storage_class = match &directive {

@@ -47,11 +47,14 @@ const BATCH: usize = 256;
 /// Buckets by name. There are few of them (at most [`BUCKETS_MAX`](buckets::BUCKETS_MAX)), so they are all in memory.
 type Buckets = BTreeMap<String, BucketInfo>;
 
+/// To the writer task.
+type Queue = mpsc::Sender<Box<dyn Job>>;
+
 /// The index of a store. A clone is the same index.
 #[derive(Clone)]
 pub struct Index {
     readers: SqlitePool,
-    queue: Arc<RwLock<Option<mpsc::Sender<Box<dyn Job>>>>>,
+    queue: Arc<RwLock<Option<Queue>>>,
     buckets: Arc<RwLock<Buckets>>,
     stopped: Arc<tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>>,
     /// How many scans were made: a listing must not walk what it folds.

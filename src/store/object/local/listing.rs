@@ -139,7 +139,10 @@ impl Walk<'_> {
         let mut last = None;
         let mut at = Position { from: start.from.max(self.prefix.as_bytes().to_vec()), inside: start.inside };
         let mut count = limit as u32 + 1;
-        while limit > 0 {
+        if limit == 0 {
+            return Ok(walked);
+        }
+        loop {
             let rows = local.index.scan(self.kind, self.bucket, &at, &to, count).await?;
             let more = rows.len() == count as usize;
             for row in rows {
@@ -162,10 +165,9 @@ impl Walk<'_> {
             (at, count) = match &last {
                 Some(Last::Row(row)) if more => (self.after_row(row), (count * 4).min(PAGE_MAX)),
                 Some(Last::Prefix(prefix)) if more => (Position { from: successor(prefix), inside: None }, SKIP_ROWS),
-                _ => break,
+                _ => return Ok(walked),
             };
         }
-        Ok(walked)
     }
 }
 

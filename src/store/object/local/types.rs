@@ -177,5 +177,5 @@ pub enum MetadataDirective {
     /// The source's.
     Copy,
     /// These. A storage class is set in either case.
-    Replace(Headers),
+    Replace(Box<Headers>),
 }

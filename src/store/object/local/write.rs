@@ -142,7 +142,7 @@ impl Local {
         }
         let mut headers = match &copy.directive {
             MetadataDirective::Copy => Headers { website_redirect: None, ..info.headers },
-            MetadataDirective::Replace(headers) => headers.clone(),
+            MetadataDirective::Replace(headers) => (**headers).clone(),
         };
         headers.storage_class = copy.storage_class.clone();
         headers.check()?;
