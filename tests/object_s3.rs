@@ -1,23 +1,28 @@
-//! `store/object/s3.rs` against moto, an S3 of other people's making.
+//! `store/object/s3.rs` against moto, an S3 of other people's making, and against the embedded endpoint.
 //!
-//! `TIDEGATE_TEST_MOTO` is its URL. `tests/run` starts one and sets it; by hand: `tests/tools/moto 5000`.
+//! `TIDEGATE_TEST_MOTO` is moto's URL. `tests/run` starts one and sets it; by hand: `tests/tools/moto --run cargo nextest run`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tidegate::base::clock::SystemClock;
+use tidegate::protocol::s3::{self as protocol, serve};
 use tidegate::store;
+use tidegate::store::object::local::Local;
 use tidegate::store::object::s3::{Credentials, Endpoint, S3Store, Settings};
 use tidegate::store::object::{
     Attributes, Body, Capabilities, CopySource, ETag, ListRequest, ObjectError, ObjectStore, Precondition, probe,
 };
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 #[path = "../src/store/object/conformance.rs"]
 mod conformance;
 
 fn moto() -> String {
-    let missing = "TIDEGATE_TEST_MOTO is not set: run this through tests/run, or start one with tests/tools/moto PORT";
+    let missing = "TIDEGATE_TEST_MOTO is not set: run this through tests/run, or through tests/tools/moto --run";
     std::env::var("TIDEGATE_TEST_MOTO").expect(missing)
 }
 
@@ -35,9 +40,37 @@ fn send(method: &str, path: &str, body: &str) {
     assert!(answer.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
 }
 
+/// What the embedded endpoint is, seen through the client that is written for every other: nothing is missing.
+#[tokio::test]
+async fn the_embedded_endpoint_conforms_and_lacks_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let local = Local::open(dir.path(), Arc::new(SystemClock)).await.expect("a store");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let stop = CancellationToken::new();
+    local.create_bucket("bucket").await.expect("a bucket");
+    let server = tokio::spawn(serve(listener, local.clone(), protocol::Settings::new("AKIATEST", "secret"), stop.clone()));
+
+    let credentials = Credentials::Keys { access: "AKIATEST".into(), secret: "secret".into(), session: None };
+    let settings = Settings { endpoint: Some(url), credentials, ..settings_at("us-east-1") };
+    let store = Endpoint::connect(&settings).await.expect("connect").bucket("bucket", false);
+    let report = probe::adopt(&store, "").await.expect("a probe");
+    assert_eq!((report.missing(), report.capabilities), (vec![], Capabilities::AWS));
+    assert!(all_keys(&store).await.is_empty());
+    conformance::run(store).await;
+
+    stop.cancel();
+    server.await.expect("the server's task").expect("the server");
+    local.close().await;
+}
+
+fn settings_at(region: &str) -> Settings {
+    Settings { region: Some(region.into()), ..Settings::default() }
+}
+
 fn settings() -> Settings {
     let credentials = Credentials::Keys { access: "test".into(), secret: "test".into(), session: None };
-    Settings { endpoint: Some(moto()), region: Some("us-east-1".into()), credentials, ..Settings::default() }
+    Settings { endpoint: Some(moto()), credentials, ..settings_at("us-east-1") }
 }
 
 /// A new bucket, and a store on it that knows what the endpoint honours.

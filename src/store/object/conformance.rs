@@ -128,7 +128,7 @@ fn described() -> Attributes {
         ("plain-space", "two words"),
         ("umlaut", "grün"),
         ("beyond", "日本語 🌊"),
-        ("looks-encoded", "=?UTF-8?B?Z3LDvG4=?= 100%25"),
+        ("looks-encoded", "=?UTF-8?? 100%25 =?="),
     ];
     Attributes {
         content_type: Some("text/plain; charset=utf-8".into()),

@@ -2,7 +2,8 @@
 //!
 //! - *User metadata.* A header holds ASCII. A value of other characters is written as encoded words (RFC 2047, UTF-8, base64), as S3
 //!   itself answers with for such values; so is a value that would be taken for encoded words, or that HTTP would trim. All else is
-//!   written as it is. What is read is decoded wherever it has encoded words that are understood, and else left as it is.
+//!   written as it is. What is read is decoded wherever it has encoded words that are understood, and else left as it is. (Endpoints
+//!   that decode by themselves, and answer in plain ASCII, make one value ambiguous: the one that is an encoded word in earnest.)
 //! - *Keys in a copy source* are percent-encoded by the caller, says S3; `/` stays.
 //! - *Keys in listings* are asked for percent-encoded, since XML 1.0 cannot hold all of them; a space may come as `+`.
 
