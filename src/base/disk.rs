@@ -79,5 +79,5 @@ pub trait DiskFile: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever the disk says.
-    fn len(&self) -> io::Result<u64>;
+    fn len_bytes(&self) -> io::Result<u64>;
 }

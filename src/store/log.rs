@@ -3,7 +3,7 @@
 //!
 //! What lives here: [`Log`], its records, positions and errors. `log/format.rs` is the layout on disk, byte by byte,
 //! with its version; `log/segment.rs` one segment file; `log/slots.rs` which files are free and for whom; `log/write.rs` the
-//! two heads; `log/commit.rs` the group commit and failed flushes; `log/recover.rs` the scan after a start. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
+//! two heads; `log/commit.rs` the group commit and failed flushes; `log/recover.rs` the scan after a start; `log/salvage.rs` reads a log without its database. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
 //!
 //! Invariants:
 //! 1. `append` returned: the records are in the file (`pwrite`), whole; a dead process loses none of them, and the
@@ -31,6 +31,7 @@
 mod commit;
 mod format;
 mod recover;
+pub mod salvage;
 mod segment;
 mod slots;
 mod state;
@@ -170,6 +171,9 @@ pub struct Scanned {
     /// The end of its batch in the write head; 0 for the read head.
     pub end: Position,
 }
+
+/// Owner and last name of a blob, for footers.
+pub type Names = Box<dyn Fn(BlobId) -> Option<(OwnerId, Vec<u8>)> + Send + Sync>;
 
 /// Plain values of the log.
 #[derive(Clone, Debug)]
@@ -565,7 +569,7 @@ impl Log {
 
     /// Who gives owner and last name of a blob for the footers that salvage reads. It is called with the log's lock held: it
     /// may take no lock under which the log is called.
-    pub fn set_footer_names(&self, names: Box<dyn Fn(BlobId) -> Option<(OwnerId, Vec<u8>)> + Send + Sync>) {
+    pub fn set_footer_names(&self, names: Names) {
         self.shared.inner.lock().names = Some(names);
     }
 }

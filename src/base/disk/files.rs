@@ -149,7 +149,7 @@ impl DiskFile for OpenFile {
         self.0.sync_data()
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 }
@@ -175,7 +175,7 @@ mod tests {
         disk.open("a").unwrap().read_at(&mut back, 100).unwrap();
         assert_eq!(back, many.concat());
         assert_eq!(file.read_at(&mut back, 8000).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(file.len().unwrap(), 8192);
+        assert_eq!(file.len_bytes().unwrap(), 8192);
         assert_eq!(disk.list().unwrap(), [("a".to_owned(), 8192)]);
         assert!(disk.free_bytes().unwrap() > 0 && disk.blocks());
 

@@ -384,7 +384,7 @@ impl DiskFile for OpenFile {
         }
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.content.lock().len_bytes)
     }
 }

@@ -137,7 +137,7 @@ impl Files {
     fn add(&mut self, slot: u32, segment: Arc<Segment>) -> Result<(), LogError> {
         let name = segment::file_name(slot);
         let header = segment.header;
-        if header.slot != slot || segment.file.len()? != header.segment_bytes {
+        if header.slot != slot || segment.file.len_bytes()? != header.segment_bytes {
             return Err(LogError::Refused(format!(
                 "{name} was written as {} with {} bytes; put the segment files back as they were",
                 segment::file_name(header.slot),

@@ -3,6 +3,7 @@
 //! Invariants: a [`Segment`] never changes; who holds one may read it while its file is already recycled, and is told
 //! `Corrupt` then. Lengths from the disk are used only after the record's checksum and bounds were checked.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
@@ -90,14 +91,21 @@ impl Segment {
 
     /// Fills `buf` with the body of the record at `at`, from `skip` on. One read of the disk where it is small.
     pub fn read(&self, at: u32, skip: u32, buf: &mut [u8]) -> Result<(), LogError> {
+        thread_local! {
+            static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        HEAD.with_borrow_mut(|head| self.read_with(head, at, skip, buf))
+    }
+
+    fn read_with(&self, head: &mut Vec<u8>, at: u32, skip: u32, buf: &mut [u8]) -> Result<(), LogError> {
         let first_unit = skip as usize / BLOCK_BYTES;
         // Header, table and what is wanted of a body that is inline, or just the header.
         let inline = skip as usize + buf.len().div_ceil(BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES;
         let guess = RECORD_HEADER_MAX + if inline <= 4 * BLOCK_BYTES { inline } else { 0 };
         let left = self.bytes().saturating_sub(u64::from(at));
-        let mut head = vec![0; guess.min(usize::try_from(left).unwrap_or(usize::MAX))];
-        self.file.read_at(&mut head, u64::from(at))?;
-        let header = RecordHeader::decode(&head, &self.header.life, self.seed, at, self.bytes())
+        head.resize(guess.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);
+        self.file.read_at(head, u64::from(at))?;
+        let header = RecordHeader::decode(head, &self.header.life, self.seed, at, self.bytes())
             .ok_or_else(|| self.corrupt(at, "no record of this life begins here"))?;
         let end = u64::from(skip) + buf.len() as u64;
         if end > u64::from(header.body_len) {
@@ -118,14 +126,14 @@ impl Segment {
                 bytes
             } else if from == 0 && take == len {
                 // Whole units go straight to where they are wanted, all at once.
-                return self.read_units(&header, &head, unit, &mut buf[done..]);
+                return self.read_units(&header, head, unit, &mut buf[done..]);
             } else {
                 unit_bytes.resize(len, 0);
                 self.file.read_at(&mut unit_bytes, place as u64)?;
                 buf[done..done + take].copy_from_slice(&unit_bytes[from..from + take]);
                 &unit_bytes
             };
-            self.check_unit(&header, &head, unit, bytes)?;
+            self.check_unit(&header, head, unit, bytes)?;
             done += take;
             unit += 1;
         }

@@ -90,7 +90,7 @@ impl Slots {
 
     /// Puts a file that is not in use among the free ones, or removes it where it is of no use.
     pub fn add_free(&mut self, slot: u32, file: Arc<dyn DiskFile>) {
-        let fits = file.len().is_ok_and(|len| len == self.segment_bytes);
+        let fits = file.len_bytes().is_ok_and(|len| len == self.segment_bytes);
         // Where the size was made smaller, the reserve is kept until there is room for it below the new size.
         let within = slot < self.limit && self.used.len() + self.free.len() < self.limit as usize;
         let wanted = within || self.free.len() < RESERVED;

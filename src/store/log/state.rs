@@ -11,14 +11,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::base::disk::Disk;
-use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::base::id::Seq;
 use crate::store::log::segment::Segment;
 use crate::store::log::slots::Slots;
 use crate::store::log::write::{Head, Summed};
-use crate::store::log::{Location, LogError, Position, Scanned};
-
-/// Owner and last name of a blob, for footers.
-pub type Names = Box<dyn Fn(BlobId) -> Option<(OwnerId, Vec<u8>)> + Send + Sync>;
+use crate::store::log::{Location, LogError, Names, Position, Scanned};
 
 /// A batch that is in the file and not flushed: kept to be written again where the flush fails.
 pub struct Unflushed {

@@ -300,7 +300,7 @@ impl crate::base::disk::DiskFile for CountingFile {
         self.file.sync()
     }
 
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.file.len_bytes()
     }
 }

@@ -128,6 +128,20 @@ async fn footers_name_the_blobs_of_a_sealed_segment() {
     assert_eq!(world.found.len(), 2, "a replay does not see it");
     assert_eq!(world.log.scan(appended.records[0].1.slot).unwrap().len(), 2);
     assert_eq!(world.log.footer(appended.records[0].1.slot).unwrap(), footer);
+
+    // Salvage finds both without the database, and changes nothing.
+    drop(world);
+    let disk = disk.process_death();
+    let operations = disk.counts().operations;
+    let disk_of_log: Arc<dyn Disk> = Arc::new(disk.clone());
+    let salvage = salvage::Salvage::open(&disk_of_log).unwrap();
+    assert_eq!(salvage.names().unwrap()[&BlobId(4)], (OwnerId(9), b"name of 4".to_vec()));
+    let mut found = Vec::new();
+    salvage.visit(&mut |record| found.push(record)).unwrap();
+    assert_eq!(found.len(), 2);
+    let mut buf = [0; 10];
+    salvage.read(found[1].location, 0, &mut buf).unwrap();
+    assert_eq!((buf, disk.counts().operations), ([2; 10], operations));
 }
 
 #[test]

@@ -155,10 +155,11 @@ async fn one_world(seed: u64) -> u32 {
             continue;
         }
         match model.random.u32(..40) {
-            0..=19 => match model.append() {
-                Err(LogError::Full) => model.checkpoint().await.unwrap_or(()),
-                _ => {}
-            },
+            0..=19 => {
+                if let Err(LogError::Full) = model.append() {
+                    model.checkpoint().await.unwrap_or(());
+                }
+            }
             20..=27 => model.commit().await.unwrap_or(()),
             28 => model.checkpoint().await.unwrap_or(()),
             29 => model.log.seal(),
