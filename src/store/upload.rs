@@ -1,7 +1,7 @@
 //! The upload engine: what must happen in a bucket, in which order, until it has happened.
 //!
 //! What lives here: [`Uploader`] (the scheduler), [`Planner`] (an owner's answer to "what is to be done for this subject
-//! now"), [`Op`] and [`Done`]. `upload/schedule.rs` is the loop of one owner and the rounds of a job, `upload/queue.rs` which job is due
+//! now"), [`Op`] and [`Done`]. `upload/schedule.rs` is the loop of one owner, `upload/round.rs` the rounds of a job, `upload/queue.rs` which job is due
 //! (synchronous), `upload/keys.rs` the order per key, `upload/run.rs` runs one operation, `upload/multipart.rs` plans and resumes multipart
 //! uploads, `upload/pending.rs` keeps what is under way in the job's row, `upload/deletes.rs` collects deletes, `upload/adopt.rs` is the rule for lost answers, `upload/digest.rs` the digest of content,
 //! `upload/finished.rs` what was touched lately, `upload/budget.rs` memory and counts.
@@ -35,6 +35,7 @@ mod keys;
 mod multipart;
 mod pending;
 mod queue;
+mod round;
 mod run;
 mod schedule;
 #[cfg(test)]

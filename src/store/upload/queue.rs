@@ -12,7 +12,10 @@
 //! - A wake is never lost: each is counted in its job, and who settles or sweeps a job does so as of a count ([`Look`]); where the job was
 //!   woken since, it stays.
 //! - A job waits for the latest of: its date (the last wake's), its back-off, what its plan asked for. Hurry drops the first two, once.
-//! - When the endpoint itself fails [`TROUBLE`] times in a row, one job at a time tries it, until one succeeds; then all retry at once.
+//! - When the endpoint itself fails several times in a row (`queue/health.rs`), one job at a time tries it, until one succeeds; then all retry at once.
+
+mod health;
+mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,9 +25,8 @@ use tokio::time::Instant;
 
 use super::budget::Progress;
 use super::run::{Failure, Suspect};
+use health::{Backoff, Health};
 
-/// So many failures of the endpoint in a row, over all jobs of the owner, and it is asked by one job at a time.
-const TROUBLE: u32 = 8;
 /// A job that waits for another is looked at again after this, whatever happened.
 const PARKED: Duration = Duration::from_secs(5);
 /// As `PARKED`, where the other has no job.
@@ -85,17 +87,6 @@ pub(super) enum Woken {
     AtWork,
 }
 
-/// A job as others see it.
-#[derive(Clone, Debug)]
-pub(super) struct View {
-    pub(super) subject: u64,
-    pub(super) since_ns: i64,
-    pub(super) key: String,
-    pub(super) progress_bytes: (u64, u64),
-    pub(super) attempts: u32,
-    pub(super) error: String,
-}
-
 /// Failures that are worth a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -113,10 +104,8 @@ pub(super) struct Queue {
     next_rank: u64,
     /// Outcomes so far, of all jobs.
     moves: u64,
-    trouble: u32,
-    trouble_until: Option<Instant>,
-    backoff: (Duration, Duration),
-    random: fastrand::Rng,
+    health: Health,
+    backoff: Backoff,
 }
 
 impl Queue {
@@ -130,10 +119,8 @@ impl Queue {
             running: 0,
             next_rank: 0,
             moves: 0,
-            trouble: 0,
-            trouble_until: None,
-            backoff: (backoff_min, backoff_max),
-            random: fastrand::Rng::with_seed(seed),
+            health: Health::default(),
+            backoff: Backoff::new(backoff_min, backoff_max, seed),
         }
     }
 
@@ -230,11 +217,10 @@ impl Queue {
 
     /// Jobs to start now, with `slots` in all. They are running from here on.
     pub(super) fn start(&mut self, now: Instant, slots: usize) -> Vec<u64> {
-        let troubled = self.trouble >= TROUBLE;
-        if troubled && self.trouble_until.is_some_and(|until| until > now) {
+        if self.health.quiet_until().is_some_and(|until| until > now) {
             return Vec::new();
         }
-        let slots = if troubled { 1 } else { slots };
+        let slots = if self.health.is_in_trouble() { 1 } else { slots };
         let mut started = Vec::new();
         while self.running < slots {
             match self.due.first() {
@@ -255,16 +241,17 @@ impl Queue {
 
     /// When `start` has something to do next, if only time passes.
     pub(super) fn next_due(&self, slots: usize) -> Option<Instant> {
-        if self.running >= slots || (self.trouble >= TROUBLE && self.running > 0) {
+        let slots = if self.health.is_in_trouble() { 1 } else { slots };
+        if self.running >= slots {
             return None;
         }
         let at = self.due.first()?.0;
-        Some(if self.trouble >= TROUBLE { self.trouble_until.map_or(at, |until| at.max(until)) } else { at })
+        Some(self.health.quiet_until().map_or(at, |until| at.max(until)))
     }
 
     /// Whether operations run or are due, so that more deletes may come soon.
     pub(super) fn is_busy(&self, now: Instant) -> bool {
-        self.running > 0 || (self.trouble < TROUBLE && self.due.first().is_some_and(|(at, ..)| *at <= now))
+        self.running > 0 || (!self.health.is_in_trouble() && self.due.first().is_some_and(|(at, ..)| *at <= now))
     }
 
     /// What there is as a round begins.
@@ -370,7 +357,7 @@ impl Queue {
             job.hurry = None;
         }
         self.release(subject, now);
-        if std::mem::take(&mut self.trouble) >= TROUBLE {
+        if self.health.works() {
             let waiting: Vec<(u64, Instant)> =
                 self.jobs.iter().filter(|(_, job)| job.backoff.is_some()).map(|(subject, job)| (*subject, job.date)).collect();
             for (subject, date) in waiting {
@@ -399,15 +386,12 @@ impl Queue {
 
     /// An attempt failed. Says what is worth a record.
     pub(super) fn failed(&mut self, subject: u64, failure: Failure, now: Instant) -> Option<Trouble> {
-        let (min, max) = self.backoff;
         if failure.endpoint {
-            self.trouble = self.trouble.saturating_add(1);
-            let wait = jitter(&mut self.random, self.trouble.saturating_sub(TROUBLE), min, max);
-            self.trouble_until = Some(now + wait);
+            self.health.failed(now, &mut self.backoff);
         }
         let job = self.jobs.get_mut(&subject)?;
         job.attempts = job.attempts.saturating_add(1);
-        job.backoff = Some(now + jitter(&mut self.random, job.attempts - 1, min, max));
+        job.backoff = Some(now + self.backoff.wait(job.attempts - 1));
         job.error = failure.text;
         job.hurry = None;
         if failure.suspect.is_some() {
@@ -510,48 +494,8 @@ impl Queue {
             }
         }
     }
-
-    /// All jobs that are not over, with what tells them from later jobs of the same subject.
-    pub(super) fn open(&self) -> Vec<(u64, u64)> {
-        self.jobs.iter().filter(|(_, job)| is_open(job)).map(|(subject, job)| (*subject, job.serial)).collect()
-    }
-
-    /// The job of a subject, where it is not over.
-    pub(super) fn serial(&self, subject: u64) -> Option<u64> {
-        self.jobs.get(&subject).filter(|job| is_open(job)).map(|job| job.serial)
-    }
-
-    /// Failed attempts and the last failure of a subject.
-    pub(super) fn trouble(&self, subject: u64) -> Trouble {
-        let job = self.jobs.get(&subject);
-        Trouble { attempts: job.map_or(0, |job| job.attempts), error: job.map_or(String::new(), |job| job.error.clone()) }
-    }
-
-    /// Since when the subject has a job.
-    pub(super) fn since_ns(&self, subject: u64) -> i64 {
-        self.jobs.get(&subject).map_or(0, |job| job.since_ns)
-    }
-
-    /// All jobs that are not over.
-    pub(super) fn views(&self) -> Vec<View> {
-        let view = |(subject, job): (&u64, &Job)| View {
-            subject: *subject,
-            since_ns: job.since_ns,
-            key: job.key.clone(),
-            progress_bytes: job.progress.get(),
-            attempts: job.attempts,
-            error: job.error.clone(),
-        };
-        self.jobs.iter().filter(|(_, job)| is_open(job)).map(view).collect()
-    }
 }
 
 fn is_open(job: &Job) -> bool {
     !matches!(job.state, State::Settled | State::Sweeping)
-}
-
-/// Full jitter: up to `min * 2^failures`, at most `max`, and not quite nothing.
-fn jitter(random: &mut fastrand::Rng, failures: u32, min: Duration, max: Duration) -> Duration {
-    let most = min.saturating_mul(1_u32.checked_shl(failures.min(30)).unwrap_or(u32::MAX)).min(max);
-    most.mul_f64(0.05 + 0.95 * random.f64())
 }

@@ -327,29 +327,37 @@ impl Planner for Model {
             });
         }
         let info = self.blobs.info(want.blob).await?;
-        let dirty = info.is_dirty() || (here.is_none() && other.is_none());
-        Ok(match (here, other) {
-            (None, Some(old)) if !dirty => Plan::Run(Op::Copy {
-                source: pinned(old),
-                size_bytes: old.size_bytes,
-                key,
-                attributes: (old.attributes_digest != want.mode).then_some(attributes),
-                expected: Expected::Absent,
-            }),
-            (here, other) if dirty => Plan::Run(Op::PutBlob {
+        // The row whose object has the newest bytes: an old key's may still wait for its delete.
+        let best = rows.iter().max_by_key(|row| row.content_seq);
+        let expected = here.map_or(Expected::Absent, |row| Expected::Object(ETag(row.etag.clone())));
+        let is_best = |row: &ObjectRow| best.is_some_and(|best| best.content_seq == row.content_seq);
+        let Some(best) = best.filter(|_| !info.is_dirty()) else {
+            return Ok(Plan::Run(Op::PutBlob {
                 key,
                 blob: want.blob,
                 attributes,
-                expected: here.map_or(Expected::Absent, |row| Expected::Object(ETag(row.etag.clone()))),
-                base: here.or(other).map(pinned),
-                unless_digest: here.map(|row| row.content_digest.clone()).filter(|digest| !digest.is_empty()),
+                expected,
+                base: best.map(pinned),
+                unless_digest: here
+                    .filter(|row| is_best(row))
+                    .map(|row| row.content_digest.clone())
+                    .filter(|digest| !digest.is_empty()),
+            }));
+        };
+        Ok(match (here.filter(|row| is_best(row)), other) {
+            (None, _) => Plan::Run(Op::Copy {
+                source: pinned(best),
+                size_bytes: best.size_bytes,
+                key,
+                attributes: (best.attributes_digest != want.mode).then_some(attributes),
+                expected,
             }),
             (Some(row), _) if row.attributes_digest != want.mode => Plan::Run(Op::Copy {
                 source: pinned(row),
                 size_bytes: row.size_bytes,
                 key,
                 attributes: Some(attributes),
-                expected: Expected::Object(ETag(row.etag.clone())),
+                expected,
             }),
             (_, Some(old)) => delete(old),
             _ => Plan::Settled,

@@ -1,0 +1,50 @@
+//! What others see of a queue. A job that is settled counts as over, whether its row is gone yet or not.
+
+use super::{Job, Queue, Trouble, is_open};
+
+/// A job as others see it.
+#[derive(Clone, Debug)]
+pub(in crate::store::upload) struct View {
+    pub(in crate::store::upload) subject: u64,
+    pub(in crate::store::upload) since_ns: i64,
+    pub(in crate::store::upload) key: String,
+    pub(in crate::store::upload) progress_bytes: (u64, u64),
+    pub(in crate::store::upload) attempts: u32,
+    pub(in crate::store::upload) error: String,
+}
+
+impl Queue {
+    /// All jobs that are not over, with what tells them from later jobs of the same subject.
+    pub(in crate::store::upload) fn open(&self) -> Vec<(u64, u64)> {
+        self.jobs.iter().filter(|(_, job)| is_open(job)).map(|(subject, job)| (*subject, job.serial)).collect()
+    }
+
+    /// The job of a subject, where it is not over.
+    pub(in crate::store::upload) fn serial(&self, subject: u64) -> Option<u64> {
+        self.jobs.get(&subject).filter(|job| is_open(job)).map(|job| job.serial)
+    }
+
+    /// Failed attempts and the last failure of a subject.
+    pub(in crate::store::upload) fn trouble(&self, subject: u64) -> Trouble {
+        let job = self.jobs.get(&subject);
+        Trouble { attempts: job.map_or(0, |job| job.attempts), error: job.map_or(String::new(), |job| job.error.clone()) }
+    }
+
+    /// Since when the subject has a job.
+    pub(in crate::store::upload) fn since_ns(&self, subject: u64) -> i64 {
+        self.jobs.get(&subject).map_or(0, |job| job.since_ns)
+    }
+
+    /// All jobs that are not over.
+    pub(in crate::store::upload) fn views(&self) -> Vec<View> {
+        let view = |(subject, job): (&u64, &Job)| View {
+            subject: *subject,
+            since_ns: job.since_ns,
+            key: job.key.clone(),
+            progress_bytes: job.progress.get(),
+            attempts: job.attempts,
+            error: job.error.clone(),
+        };
+        self.jobs.iter().filter(|(_, job)| is_open(job)).map(view).collect()
+    }
+}
