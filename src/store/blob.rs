@@ -229,6 +229,8 @@ pub struct BlobStore {
     reclaiming: tokio::sync::Mutex<()>,
     reclaim_wanted: Arc<Notify>,
     reads_want_room: AtomicBool,
+    /// Somebody found no room since reclaim last looked.
+    log_was_full: AtomicBool,
     /// Segments with bytes that can neither be read nor dropped, by slot and life.
     stuck: Mutex<HashSet<(u32, u32)>>,
     heat: heat::Heat,

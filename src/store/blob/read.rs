@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::fetch::Remote;
+use super::fetch::{Fetching, Remote};
 use super::kept::KeptPlace;
 use super::map::{Piece, Place};
 use super::state::{Blob, State};
@@ -21,6 +21,10 @@ use crate::store::log::{BLOCK_BYTES, Location, LogError, Scanned};
 const PLANS_MAX: usize = 16;
 /// How much of a map is looked through at a time, in bytes of the blob.
 const LOOK_BYTES: u64 = 1 << 30;
+/// Small neighbours are read into one buffer of at most so many bytes.
+const BUFFER_BYTES_MAX: u64 = 1 << 20;
+/// Zeros between them are copied up to this length, in bytes.
+const ZEROS_COPIED_MAX: u64 = 64 << 10;
 /// Zeros are handed out as slices of one block of them.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
@@ -33,6 +37,21 @@ pub(super) enum Part {
     Zero(u64),
     /// In S3.
     Remote(Remote),
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Log { range, .. } => range.end - range.start,
+            Self::Zero(len) => *len,
+            Self::Remote(remote) => remote.range.end - remote.range.start,
+        }
+    }
+
+    /// Whether nothing has to be fetched for it.
+    fn is_here(&self) -> bool {
+        !matches!(self, Self::Remote(_))
+    }
 }
 
 /// What reads a range, or the pages that have to be loaded first.
@@ -114,11 +133,7 @@ fn local(range: Range<u64>, place: Place, clean: bool) -> Part {
 /// Goes on with the first range of data at `at`. Returns it when it has ended.
 fn extend(found: &mut Option<Range<u64>>, mut at: u64, parts: &[Part]) -> Option<Range<u64>> {
     for part in parts {
-        let (len, is_data) = match part {
-            Part::Zero(len) => (*len, false),
-            Part::Log { range, .. } => (range.end - range.start, true),
-            Part::Remote(remote) => (remote.range.end - remote.range.start, true),
-        };
+        let (len, is_data) = (part.len(), !matches!(part, Part::Zero(_)));
         match found {
             Some(range) if is_data => range.end = at + len,
             Some(range) => return Some(range.clone()),
@@ -206,16 +221,8 @@ impl BlobStore {
             parts
         };
         blob.recent.store(true, std::sync::atomic::Ordering::Relaxed);
-        let mut out = Vec::with_capacity(parts.len());
-        for part in &parts {
-            match part {
-                Part::Zero(len) => add_zeros(*len, &mut out),
-                Part::Log { range, location, skip_bytes, clean } => {
-                    out.push(self.read_log(range, *location, *skip_bytes, *clean).ok()?);
-                }
-                Part::Remote(_) => return None,
-            }
-        }
+        let mut out = Vec::new();
+        self.read_here(&parts, &mut out).ok()?;
         Some(Ok(out))
     }
 
@@ -249,41 +256,60 @@ impl BlobStore {
     }
 
     async fn run(&self, blob: &Arc<Blob>, parts: Vec<Part>) -> Result<Vec<Bytes>, Failed> {
-        // All requests are under way before the first is waited for.
-        let mut fetches = Vec::new();
-        for part in &parts {
-            if let Part::Remote(remote) = part {
-                fetches.push(self.start_fetch(blob, remote).map_err(Failed::Final)?);
-            }
+        // All requests are under way, and what is here is read, before anything is waited for: segments may go meanwhile.
+        let mut got: Vec<Result<Vec<Bytes>, (&Remote, Fetching)>> = Vec::new();
+        for group in parts.chunk_by(|a, b| a.is_here() && b.is_here()) {
+            got.push(if let [Part::Remote(remote)] = group {
+                Err((remote, self.start_fetch(blob, remote).map_err(Failed::Final)?))
+            } else {
+                let mut bytes = Vec::new();
+                self.read_here(group, &mut bytes).map_err(|(part, error)| self.on_damage(blob, part, error))?;
+                Ok(bytes)
+            });
         }
-        let mut fetches = fetches.into_iter();
-        let mut out = Vec::with_capacity(parts.len());
-        for part in parts {
-            match part {
-                Part::Zero(len) => add_zeros(len, &mut out),
-                Part::Log { range, location, skip_bytes, clean } => match self.read_log(&range, location, skip_bytes, clean) {
-                    Ok(bytes) => out.push(bytes),
-                    Err(error) => return Err(self.on_damage(blob, range, location, skip_bytes, error)),
-                },
-                Part::Remote(remote) => {
-                    let Some(fetch) = fetches.next() else { continue };
-                    match fetch.bytes(&remote.range).await {
-                        Ok(bytes) => out.extend(bytes),
-                        Err(error) => return Err(Self::on_fetch_error(blob, &remote, error)),
-                    }
+        let mut out = Vec::with_capacity(got.len());
+        for group in got {
+            match group {
+                Ok(bytes) => out.extend(bytes),
+                Err((remote, fetching)) => {
+                    let bytes = fetching.bytes(&remote.range).await;
+                    out.extend(bytes.map_err(|error| Self::on_fetch_error(blob, remote, error))?);
                 }
             }
         }
         Ok(out)
     }
 
-    fn read_log(&self, range: &Range<u64>, location: Location, skip_bytes: u32, clean: bool) -> Result<Bytes, LogError> {
-        let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
-        self.log.read(location, skip_bytes, &mut bytes)?;
-        if clean {
-            self.heat.touch(location);
+    /// Reads parts that are not remote, into as few buffers as that takes. An error comes with its part.
+    fn read_here<'a>(&self, mut parts: &'a [Part], out: &mut Vec<Bytes>) -> Result<(), (&'a Part, LogError)> {
+        while let Some((first, rest)) = parts.split_first() {
+            if let Part::Zero(len) = first {
+                add_zeros(*len, out);
+                parts = rest;
+                continue;
+            }
+            let mut len = first.len();
+            let joins = |part: &&Part| {
+                len += part.len();
+                len <= BUFFER_BYTES_MAX && !matches!(part, Part::Zero(zeros) if *zeros > ZEROS_COPIED_MAX)
+            };
+            let (group, later) = parts.split_at(1 + rest.iter().take_while(joins).count());
+            let mut buffer = BytesMut::zeroed(group.iter().map(Part::len).sum::<u64>() as usize);
+            let mut at = 0;
+            for part in group {
+                let end = at + part.len() as usize;
+                if let Part::Log { location, skip_bytes, clean, .. } = part {
+                    self.log.read(*location, *skip_bytes, &mut buffer[at..end]).map_err(|error| (part, error))?;
+                    if *clean {
+                        self.heat.touch(*location);
+                    }
+                }
+                at = end;
+            }
+            out.push(buffer.freeze());
+            parts = later;
         }
-        Ok(bytes.freeze())
+        Ok(())
     }
 
     /// The source changed since the plan was made: another plan may do.
@@ -293,7 +319,9 @@ impl BlobStore {
     }
 
     /// A record could not be read: it moved, or S3 has it, or it is lost.
-    fn on_damage(&self, blob: &Blob, range: Range<u64>, location: Location, skip_bytes: u32, error: LogError) -> Failed {
+    fn on_damage(&self, blob: &Blob, part: &Part, error: LogError) -> Failed {
+        let Part::Log { range, location, skip_bytes, .. } = part else { return Failed::Final(error.into()) };
+        let (range, location, skip_bytes) = (range.clone(), *location, *skip_bytes);
         let _barrier = self.barrier.read();
         let mut state = blob.state.lock();
         if !state.missing(&range).is_empty() {
@@ -316,7 +344,7 @@ impl BlobStore {
         if !matches!(error, LogError::Corrupt { .. }) {
             return Failed::Final(error.into());
         }
-        self.change(blob.id, &mut state, |state, _| state.set_damaged());
+        self.change(blob.id, &mut state, |state, _| state.set_damaged(true));
         let lost = self.lost_part(&range, location, skip_bytes);
         tracing::error!(blob = blob.id.0, ?lost, %error, "bytes that were not uploaded yet are damaged");
         Failed::Final(BlobError::Damaged(lost))
@@ -326,7 +354,8 @@ impl BlobStore {
     pub(super) fn tell_damage(&self, blob: &Blob, scanned: &Scanned, range: Range<u64>, error: LogError) {
         let skip_bytes = u32::try_from(range.start - scanned.record.offset).unwrap_or(u32::MAX);
         // What follows from it is for readers; here it is only told and marked.
-        let _ = self.on_damage(blob, range, scanned.location, skip_bytes, error);
+        let part = Part::Log { range, location: scanned.location, skip_bytes, clean: false };
+        let _ = self.on_damage(blob, &part, error);
     }
 
     /// The first stretch of checksum units of a range that cannot be read.

@@ -78,8 +78,14 @@ impl BlobStore {
             let _barrier = self.barrier.write();
             self.follow_log();
         }
+        let mut victims = self.victims();
+        if self.log_was_full.swap(false, Ordering::Relaxed) && victims.is_empty() {
+            // What is dead may be in the segment that is written to.
+            self.log.seal();
+            victims = self.victims();
+        }
         let mut cleared = Vec::new();
-        for victim in self.victims() {
+        for victim in victims {
             match self.clear(&victim).await {
                 Ok(Cleared::Wholly) => cleared.push(victim),
                 Ok(Cleared::NotYet) => {}
@@ -139,7 +145,7 @@ impl BlobStore {
     fn candidate(&self, info: SegmentInfo) -> Option<Candidate> {
         let (must, clean) = self.accounts.lock().live(info.slot, info.life);
         let move_bytes = footprint(must);
-        let gain = info.used_bytes.saturating_sub(move_bytes);
+        let gain = self.settings.log.segment_bytes.saturating_sub(move_bytes);
         // Moving nearly all of it would free nothing.
         if gain < self.settings.log.segment_bytes / 32 {
             return None;

@@ -108,6 +108,7 @@ fn build(log: Log, meta: Arc<Meta>, clock: Arc<dyn Clock>, settings: Settings, a
         reclaiming: tokio::sync::Mutex::new(()),
         reclaim_wanted: Arc::new(Notify::new()),
         reads_want_room: AtomicBool::new(false),
+        log_was_full: AtomicBool::new(false),
         stuck: Mutex::default(),
         heat: Heat::default(),
         fetches: Fetches::new(),

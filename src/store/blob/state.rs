@@ -334,9 +334,9 @@ impl State {
         &self.row
     }
 
-    /// Some dirty bytes are lost.
-    pub fn set_damaged(&mut self) {
-        self.row.flags |= FLAG_DAMAGED;
+    /// Whether some dirty bytes are lost.
+    pub fn set_damaged(&mut self, is_damaged: bool) {
+        self.row.flags = self.row.flags & !FLAG_DAMAGED | if is_damaged { FLAG_DAMAGED } else { 0 };
     }
 
     /// The last name.
@@ -435,14 +435,14 @@ impl State {
     fn put(&mut self, range: Range<u64>, seq: Seq, place: Place, delta: &mut Delta) {
         let whole = Extent { offset: range.start, len: range.end.saturating_sub(range.start), seq, place };
         for (page, part) in pages_of(&range) {
-            self.change_page(page, delta, |map| {
+            self.change_page(page, seq, delta, |map| {
                 map.insert(whole.slice(part));
             });
         }
     }
 
-    /// Changes a page, which is loaded or empty.
-    fn change_page(&mut self, page: u64, delta: &mut Delta, change: impl FnOnce(&mut ExtentMap)) {
+    /// Changes a page, which is loaded or empty, by extents with numbers up to `seq`.
+    fn change_page(&mut self, page: u64, seq: Seq, delta: &mut Delta, change: impl FnOnce(&mut ExtentMap)) {
         debug_assert!(self.pages.contains_key(&page) || !self.directory.contains_key(&page), "page {page} is not loaded");
         let map = Arc::make_mut(self.pages.entry(page).or_default());
         let before = signed(map.len() as u64);
@@ -453,7 +453,8 @@ impl State {
             self.pages.remove(&page);
             self.directory.remove(&page);
         } else {
-            self.directory.insert(page, map.seq_max());
+            let seq_max = self.directory.entry(page).or_default();
+            *seq_max = seq.max(*seq_max);
         }
     }
 }

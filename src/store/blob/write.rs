@@ -219,6 +219,7 @@ impl BlobStore {
     /// Asks for reclaim, and waits until something became free since `space` was subscribed.
     pub(super) async fn wait_for_space(&self, space: &mut watch::Receiver<u64>, deadline: Instant) -> Result<(), BlobError> {
         self.press();
+        self.log_was_full.store(true, Ordering::Relaxed);
         self.reclaim_wanted.notify_one();
         Self::wait_a_while(space, deadline).await
     }

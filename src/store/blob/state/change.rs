@@ -87,6 +87,8 @@ impl State {
         self.row.clean_through = through;
         self.set_remote_len(through, len_bytes.min(kept.unwrap_or(u64::MAX)).min(self.row.len_bytes), delta);
         self.rebase(source);
+        // All that was frozen could be read: what was lost before is overwritten, or cut off.
+        self.set_damaged(false);
         self.dirty_since_ns = if self.row.modified_seq > through { self.row.modified_ns } else { 0 };
     }
 
@@ -166,7 +168,7 @@ impl State {
             self.dead(&extents, delta);
             let pages: Vec<u64> = self.pages.range(page_numbers(&range)).map(|(page, _)| *page).collect();
             for page in pages {
-                self.change_page(page, delta, |map| {
+                self.change_page(page, Seq(0), delta, |map| {
                     map.remove(&range);
                 });
             }
@@ -174,7 +176,7 @@ impl State {
             let whole = Extent { offset: range.start, len: range.end.saturating_sub(range.start), seq, place };
             for (page, part) in pages_of(&range) {
                 let mut displaced = Vec::new();
-                self.change_page(page, delta, |map| displaced = map.insert(whole.slice(part)));
+                self.change_page(page, seq, delta, |map| displaced = map.insert(whole.slice(part)));
                 self.dead(&displaced, delta);
             }
         }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Delta, Frozen, State, signed};
+use crate::base::id::Seq;
 use crate::store::blob::PAGE_SPAN_BYTES;
 use crate::store::blob::kept::Kept;
 use crate::store::blob::map::{Extent, Piece, Place};
@@ -34,7 +35,7 @@ impl State {
             let Some(location) = extent.location() else { continue };
             if self.is_droppable(&extent) && at.is_none_or(|at| at == location) {
                 delta.clean(location, -signed(extent.len));
-                self.change_page(extent.offset / PAGE_SPAN_BYTES, delta, |map| {
+                self.change_page(extent.offset / PAGE_SPAN_BYTES, Seq(0), delta, |map| {
                     map.remove(&extent.range());
                 });
                 dropped += extent.len;

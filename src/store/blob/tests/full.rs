@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::world::{OWNER, World, bytes};
 use crate::base::id::{BlobId, OwnerId};
 use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, Patience, Portion};
+use crate::store::meta::{Key, Row, ValueRow};
 
 const SECOND: Patience = Patience::AtMost(Duration::from_secs(1));
 
@@ -186,4 +187,42 @@ async fn memory_for_maps_is_bounded() {
         loaded = loaded.max(ids.iter().filter(|id| store.try_info(**id).is_some()).count());
     }
     assert!(loaded < 300, "{loaded} blobs in memory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_go_on_changing_while_the_cache_is_full_of_dirty_bytes() {
+    let world = World::new(12, 7);
+    let store = world.open().await;
+    let id = store.test_create().await;
+    let mut offset = 0;
+    while store.write(id, offset, bytes(1, 100_000), SECOND).await.is_ok() {
+        offset += 100_000;
+    }
+    let begun = tokio::time::Instant::now();
+    for index in 0..3_000_u64 {
+        let mut batch = Batch::new();
+        let value = bytes(index, 2_000).to_vec();
+        batch.put(Row::Value(ValueRow { name: format!("row {}", index % 10), value }));
+        store.apply(OWNER, batch).await.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    let last = store.meta().get(&Key::Value("row 9".to_owned())).await.unwrap();
+    assert!(matches!(last, Some(Row::Value(row)) if row.value == bytes(2_999, 2_000)));
+    assert_eq!(store.read(id, 0..100_000).await.unwrap().concat(), bytes(1, 100_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_small_records_are_read_in_one_piece() {
+    let world = World::new(12, 8);
+    let store = world.open().await;
+    let id = store.test_create().await;
+    let data = bytes(1, 60_000);
+    for at in (0..60_000).step_by(300) {
+        store.write(id, at as u64, data.slice(at..at + 200), Patience::Default).await.unwrap();
+    }
+    let read = store.read(id, 0..60_000).await.unwrap();
+    assert_eq!(read.len(), 1);
+    for (at, byte) in read[0].iter().enumerate() {
+        assert_eq!(*byte, if at % 300 < 200 { data[at] } else { 0 });
+    }
 }
