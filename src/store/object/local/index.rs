@@ -131,6 +131,7 @@ impl Index {
             .pragma("cache_size", "-16384")
             .busy_timeout(Duration::from_secs(30));
         let mut conn = options.clone().disable_statement_logging().connect().await.map_err(refused)?;
+        files::check_format(&mut conn).await?;
         for table in schema::TABLES {
             sqlx::query(*table).execute(&mut conn).await.map_err(refused)?;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sqlx::{Row, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::super::LocalError;
 use super::super::extent::Extents;
@@ -18,23 +18,32 @@ pub struct Start {
     pub next_block: u64,
 }
 
-/// Checks the format and notes that a new run begins.
+/// Refuses a store of another format, before anything is written to it.
+pub async fn check_format(conn: &mut SqliteConnection) -> Result<(), LocalError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'counters')";
+    let known: bool = sqlx::query_scalar(sql).fetch_one(&mut *conn).await.map_err(refused)?;
+    match known {
+        false => Ok(()),
+        true => match counter(conn, "format").await? {
+            None | Some(schema::FORMAT) => Ok(()),
+            Some(format) => {
+                Err(LocalError::Damaged(format!("the store has format {format}; this program knows {}", schema::FORMAT)))
+            }
+        },
+    }
+}
+
+/// Notes the format; tells where the last run's ids are.
 pub async fn start(conn: &mut SqliteConnection) -> Result<Start, LocalError> {
-    let count = |rows: Vec<sqlx::sqlite::SqliteRow>| -> Result<BTreeMap<String, i64>, sqlx::Error> {
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
-    };
-    let rows = sqlx::query("SELECT name, value FROM counters").fetch_all(&mut *conn).await.map_err(refused)?;
-    let counters = count(rows).map_err(refused)?;
-    let format = counters.get("format").copied().unwrap_or(schema::FORMAT);
-    if format != schema::FORMAT {
-        return Err(LocalError::Damaged(format!("the store has format {format}; this program knows {}", schema::FORMAT)));
-    }
-    let block = counters.get("block").copied().unwrap_or(0);
-    let run_block = counters.get("run_block").copied().unwrap_or(0);
-    for (name, value) in [("format", schema::FORMAT), ("block", block)] {
-        set(conn, name, value).await?;
-    }
-    Ok(Start { scan_from: run_block.cast_unsigned(), next_block: block.cast_unsigned() })
+    let next_block = counter(conn, "block").await?.unwrap_or(0).cast_unsigned();
+    let scan_from = counter(conn, "run_block").await?.unwrap_or(0).cast_unsigned();
+    set(conn, "format", schema::FORMAT).await?;
+    Ok(Start { scan_from, next_block })
+}
+
+async fn counter(conn: &mut SqliteConnection, name: &'static str) -> Result<Option<i64>, LocalError> {
+    let query = sqlx::query_scalar("SELECT value FROM counters WHERE name = ?").bind(name);
+    query.fetch_optional(conn).await.map_err(refused)
 }
 
 async fn set(conn: &mut SqliteConnection, name: &'static str, value: i64) -> Result<(), LocalError> {

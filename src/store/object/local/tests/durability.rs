@@ -166,6 +166,24 @@ async fn a_damaged_index_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_store_of_a_later_format_is_refused() {
+    let world = world().await;
+    world.put("k", noise(1, 10)).await;
+    world.local.close().await;
+    let World { local, dir } = world;
+    drop(local);
+    {
+        use sqlx::Connection;
+        let url = format!("sqlite://{}", dir.path().join("index.db").display());
+        let mut conn = sqlx::SqliteConnection::connect(&url).await.expect("the index");
+        sqlx::query("UPDATE counters SET value = 2 WHERE name = 'format'").execute(&mut conn).await.expect("a later format");
+        conn.close().await.expect("close");
+    }
+    let opened = Local::open(dir.path(), Arc::new(SimulatedClock::new(0))).await;
+    assert!(matches!(opened.err(), Some(LocalError::Damaged(why)) if why.contains("format 2")));
+}
+
+#[tokio::test]
 async fn a_missing_file_is_damage_and_not_silence() {
     let world = world().await;
     world.put("k", noise(1, LARGE)).await;
