@@ -195,7 +195,7 @@ impl Settings {
 impl Settings {
     fn check(&self) -> Result<(), LogError> {
         let segment = self.segment_bytes;
-        let sane = segment.is_power_of_two() && (1 << 20..=256 << 20).contains(&segment);
+        let sane = segment.is_power_of_two() && (1 << 20..=format::SEGMENT_BYTES_MAX).contains(&segment);
         if sane && self.size_bytes / 8 >= segment {
             return Ok(());
         }

@@ -94,13 +94,18 @@ impl Shared {
 
     /// One flush. `flushing` is set.
     fn flush(&self) {
-        let begun = self.inner.lock().begin_flush(&self.redirects);
+        let (begun, failures) = {
+            let mut inner = self.inner.lock();
+            (inner.begin_flush(&self.redirects), inner.failures)
+        };
         let result = match begun {
             Ok((segments, upto)) => sync_all(&segments).map(|()| upto).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         let mut inner = self.inner.lock();
         match result {
+            // What another failure made us write again meanwhile is not what was flushed here.
+            Ok(_) if inner.failures != failures => {}
             Ok(upto) => {
                 inner.flushed(upto);
                 inner.release_freed(&self.redirects);

@@ -70,6 +70,8 @@ pub const SUSPECT: [u8; 8] = *b"SUSPECT\x01";
 pub const SUSPECT_AT: usize = 2048;
 /// Bytes of a segment header that mean something.
 const SEGMENT_FIELDS: usize = 100;
+/// The largest segment: offsets fit 32 bits with room to spare.
+pub const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 /// Where the first record of a segment begins.
 pub const HEADER_BYTES: u32 = 8192;
 /// A record header without its table.
@@ -98,6 +100,8 @@ pub struct SegmentHeader {
 pub enum NotASegment {
     /// Of a version that this program does not know.
     Version(u8),
+    /// All zeros: a file that was created and not used yet.
+    Unused,
     /// Damaged, or never one.
     Damaged,
 }
@@ -135,12 +139,16 @@ impl SegmentHeader {
         if bytes[7] != SEGMENT_MAGIC[7] {
             return Err(NotASegment::Version(bytes[7]));
         }
+        let segment_bytes = u64_at(bytes, 56);
+        if segment_bytes > SEGMENT_BYTES_MAX {
+            return Err(NotASegment::Damaged);
+        }
         Ok(Self {
             slot: u32_at(bytes, 12),
             life: array_at(bytes, 16),
             log: array_at(bytes, 32),
             read_head: u32_at(bytes, 48) != 0,
-            segment_bytes: u64_at(bytes, 56),
+            segment_bytes,
             ordinal: u64_at(bytes, 64),
             previous: Position(u64_at(bytes, 72)),
             mark: Position(u64_at(bytes, 80)),

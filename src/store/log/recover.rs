@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::disk::Disk;
+use crate::base::disk::{Disk, DiskFile};
 use crate::base::id::Seq;
 use crate::store::log::format::{self, HEADER_BYTES, NotASegment, RecordHeader};
 use crate::store::log::segment::{self, Segment, Walk};
@@ -58,7 +58,9 @@ struct Files {
     log_id: Option<[u8; 16]>,
     /// Segments of the write head by ordinal.
     written: BTreeMap<u64, Arc<Segment>>,
-    unreadable: Vec<(u32, Arc<dyn crate::base::disk::DiskFile>)>,
+    /// Files that were created and never used, and files whose header is damaged.
+    unused: Vec<(u32, Arc<dyn DiskFile>)>,
+    unreadable: Vec<(u32, Arc<dyn DiskFile>)>,
     any: bool,
 }
 
@@ -89,7 +91,8 @@ pub fn open(
     let recovered = Recovered { records, end, damage };
     let newest = files.written.keys().next_back().copied().unwrap_or(0);
     let next_ordinal = newest.max(end.ordinal()) + 1;
-    let fresh = !files.any && files.unreadable.is_empty() && seq_floor == Seq(0);
+    let no_files = files.unused.is_empty() && files.unreadable.is_empty();
+    let fresh = !files.any && no_files && seq_floor == Seq(0);
     let last_seq = if fresh { Seq(0) } else { Seq(walked.last_seq.0.saturating_add(SEQ_GAP)) };
     let durable = unsynced.first().map_or(end, |first| first.previous);
     let unsynced = unsynced.iter().map(|span| (chain[span.segment].segment.clone(), span.at)).collect();
@@ -114,14 +117,15 @@ struct Link {
 impl Files {
     fn open(disk: &Arc<dyn Disk>, settings: &Settings) -> Result<Self, LogError> {
         let slots = Slots::new(disk.clone(), settings.size_bytes, settings.segment_bytes);
-        let (written, unreadable) = (BTreeMap::new(), Vec::new());
-        let mut files = Self { slots, log_id: None, written, unreadable, any: false };
+        let (written, unused, unreadable) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut files = Self { slots, log_id: None, written, unused, unreadable, any: false };
         let mut listed: Vec<u32> = disk.list()?.iter().filter_map(|(name, _)| segment::slot_of(name)).collect();
         listed.sort_unstable();
         for slot in listed {
             let file = disk.open(&segment::file_name(slot))?;
             match Segment::load(file.clone())? {
                 Ok(segment) => files.add(slot, Arc::new(segment))?,
+                Err(NotASegment::Unused) => files.unused.push((slot, file)),
                 Err(NotASegment::Damaged) => files.unreadable.push((slot, file)),
                 Err(NotASegment::Version(version)) => {
                     return Err(LogError::Refused(format!(
@@ -221,6 +225,9 @@ impl Files {
         for (slot, file) in std::mem::take(&mut self.unreadable) {
             // What an unreadable file holds may be what is missing: somebody may want to look at it.
             if damaged { self.slots.quarantine(slot) } else { self.slots.add_free(slot, file) }
+        }
+        for (slot, file) in std::mem::take(&mut self.unused) {
+            self.slots.add_free(slot, file);
         }
         self.slots.fill_reserve()
     }

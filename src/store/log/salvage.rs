@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::base::disk::Disk;
 use crate::base::id::{BlobId, OwnerId};
+use crate::store::log::format::NotASegment;
 use crate::store::log::segment::{self, Segment};
 use crate::store::log::{Location, LogError, Scanned, format, recover};
 
@@ -29,13 +30,14 @@ impl Salvage {
             let Some(slot) = segment::slot_of(&name) else { continue };
             match Segment::load(disk.open(&name)?)? {
                 Ok(segment) => drop(segments.insert(slot, segment)),
+                Err(NotASegment::Unused) => {}
                 Err(_) => unreadable.push(name),
             }
         }
         Ok(Self { segments, unreadable })
     }
 
-    /// Files that look like segments and say nothing, for the operator. Files that were never used are among them.
+    /// Files that look like segments and say nothing, for the operator.
     pub fn unreadable(&self) -> &[String] {
         &self.unreadable
     }

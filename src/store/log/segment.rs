@@ -53,6 +53,9 @@ impl Segment {
             Err(NotASegment::Damaged) => SegmentHeader::decode(&bytes[BLOCK_BYTES..]),
             decided => decided,
         };
+        if header == Err(NotASegment::Damaged) && bytes.iter().all(|byte| *byte == 0) {
+            return Ok(Err(NotASegment::Unused));
+        }
         let suspect = bytes[SUSPECT_AT..].starts_with(&SUSPECT);
         Ok(header.map(|header| Self { suspect, ..Self::new(header, file) }))
     }
