@@ -5,7 +5,7 @@
 
 use crate::base::id::NodeId;
 use crate::engine::file::{Attr, Caller, Changed, HandleId, NodeKind, SetAttr, SetTime, VfsError};
-use crate::store::blob::{Batch, BlobChange, BlobInfo};
+use crate::store::blob::{Batch, BlobChange};
 use crate::store::meta::{NodeRow, Row};
 
 use super::permit;
@@ -212,9 +212,4 @@ impl Share {
         self.apply(batch).await?;
         Ok(())
     }
-}
-
-/// Whether S3 lacks bytes of it.
-pub(super) fn is_dirty(info: Option<&BlobInfo>) -> bool {
-    info.is_some_and(BlobInfo::is_dirty)
 }

@@ -40,7 +40,7 @@ impl Share {
                 break;
             }
             if copied == 0 {
-                self.before_write(who, &target.row).await?;
+                self.drop_privileges(who, &target.row).await?;
             }
             for slice in slices.into_iter().filter(|slice| !slice.is_empty()) {
                 let bytes = slice.len() as u64;

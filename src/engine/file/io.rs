@@ -7,12 +7,11 @@
 
 use bytes::Bytes;
 
-use crate::base::id::NodeId;
+use crate::base::id::{BlobId, NodeId};
 use crate::engine::file::{Attr, Caller, Changed, Io, NodeKind, VfsError};
 use crate::store::blob::{BlobError, BlobInfo, FetchError, Patience};
 use crate::store::meta::NodeRow;
 
-use super::attr::is_dirty;
 use super::handle::Writing;
 use super::permit;
 use super::share::{Durability, Share};
@@ -150,7 +149,7 @@ impl Share {
             return self.attr_now(target.row.node).await;
         }
         let node = target.row.node;
-        self.before_write(who, &target.row).await?;
+        self.drop_privileges(who, &target.row).await?;
         let (start, info) = self.put_bytes(who, &target, offset, data).await?;
         self.tell(who.origin, Changed::Data(node, start..start + len_bytes));
         let row = self.node(node).await?;
@@ -161,17 +160,7 @@ impl Share {
         Ok(self.attr_of(&Known { row, info: Some(info) }))
     }
 
-    /// What has to be so before bytes change: no set-uid, and a job in the log.
-    pub(super) async fn before_write(&self, who: &Caller, row: &NodeRow) -> Result<(), VfsError> {
-        self.drop_privileges(who, row).await?;
-        let info = match self.blobs.try_info(row.blob) {
-            Some(info) => Some(info),
-            None => self.known(row.node).await?.info,
-        };
-        if is_dirty(info.as_ref()) { Ok(()) } else { self.unsettle_content(row.node).await }
-    }
-
-    /// Writes to whatever blob the node has; returns where, and the blob's state after it.
+    /// Writes to whatever blob the node has; returns where, and the blob's state after it. The node's job is in the log before its bytes.
     pub(super) async fn put_bytes(
         &self,
         who: &Caller,
@@ -180,27 +169,51 @@ impl Share {
         data: Bytes,
     ) -> Result<(u64, BlobInfo), VfsError> {
         let limit = self.bucket.capabilities().object_bytes_max;
-        let len_bytes = data.len() as u64;
-        let mut blob = target.row.blob;
+        let (node, mut blob) = (target.row.node, target.row.blob);
         for _ in 0..ATTEMPTS {
-            let written = if target.append {
-                if self.blobs.info(blob).await.is_ok_and(|info| info.len_bytes.saturating_add(len_bytes) > limit) {
-                    return Err(VfsError::TooLarge);
-                }
-                watched(who, None, EndsBy::Death, self.blobs.append(blob, data.clone(), Patience::Default)).await?
-            } else {
-                if offset.checked_add(len_bytes).is_none_or(|end| end > limit) {
-                    return Err(VfsError::TooLarge);
-                }
-                let write = self.blobs.write(blob, offset, data.clone(), Patience::Default);
-                watched(who, None, EndsBy::Death, write).await?.map(|info| (offset, info))
-            };
-            match written {
-                Err(BlobError::NotFound) => blob = self.node(target.row.node).await?.blob,
+            match self.put_bytes_to(who, (node, blob), target.append, offset, data.clone(), limit).await? {
+                Err(BlobError::NotFound) => blob = self.node(node).await?.blob,
                 other => return Ok(other?),
             }
         }
         Err(VfsError::Stale)
+    }
+
+    async fn put_bytes_to(
+        &self,
+        who: &Caller,
+        (node, blob): (NodeId, BlobId),
+        append: bool,
+        offset: u64,
+        data: Bytes,
+        limit: u64,
+    ) -> Result<Result<(u64, BlobInfo), BlobError>, VfsError> {
+        let before = match self.blobs.try_info(blob) {
+            Some(info) => info,
+            None => match self.blobs.info(blob).await {
+                Ok(info) => info,
+                Err(error) => return Ok(Err(error)),
+            },
+        };
+        let start = if append { before.len_bytes } else { offset };
+        if start.checked_add(data.len() as u64).is_none_or(|end| end > limit) {
+            return Err(VfsError::TooLarge);
+        }
+        if !before.is_dirty() {
+            self.unsettle_content(node).await?;
+        }
+        let write = async {
+            match append {
+                true => self.blobs.append(blob, data, Patience::Default).await,
+                false => self.blobs.write(blob, offset, data, Patience::Default).await.map(|info| (offset, info)),
+            }
+        };
+        let written = watched(who, None, EndsBy::Death, write).await?;
+        if written.as_ref().is_ok_and(|(_, after)| after.clean_through != before.clean_through) {
+            // An upload ended while this waited for room: its job may be over.
+            self.unsettle_content(node).await?;
+        }
+        Ok(written)
     }
 
     pub(super) async fn do_commit(&self, who: &Caller, node: NodeId) -> Result<(), VfsError> {

@@ -197,7 +197,10 @@ impl Run {
             if pause < 5 {
                 tokio::time::sleep(Duration::from_secs(pause)).await;
             }
-            self.step().await;
+            let done = self.step().await;
+            if std::env::var_os("TIDEGATE_SEED").is_some() {
+                println!("{done}");
+            }
             self.since_commit.push(self.model.seen());
             if self.random.usize(0..40) == 0 {
                 self.world.share.commit(&root(), self.world.share.root()).await.unwrap();
@@ -259,6 +262,9 @@ async fn power_loss_leaves_a_state_at_or_after_the_last_commit() {
             }
             let world = run.world.power_loss(seed * 10 + life).await;
             let found = seen(&world).await;
+            if std::env::var_os("TIDEGATE_SEED").is_some() {
+                println!("power loss; found {:?}", found.keys().collect::<Vec<_>>());
+            }
             let last = run.since_commit.iter().rposition(|state| *state == found);
             if last.is_none() {
                 compare(seed, &found, run.since_commit.last().unwrap());
