@@ -125,11 +125,15 @@ impl Control for Gateway {
     }
 
     async fn wait_for_uploads(&self, share: Option<&str>, limit: Option<Duration>) -> Result<bool, String> {
-        let owners = match share {
-            Some(share) => vec![self.owner(share)?],
-            None => self.shares.lock().values().filter_map(|running| running.share.as_ref()).map(|share| share.owner()).collect(),
+        if let Some(share) = share {
+            self.owner(share)?;
+        }
+        let wanted = |name: &str| share.is_none_or(|share| share == name);
+        let shares: Vec<_> = {
+            let running = self.shares.lock();
+            running.iter().filter(|(name, _)| wanted(name)).filter_map(|(_, running)| running.share.clone()).collect()
         };
-        let all = futures_util::future::join_all(owners.into_iter().map(|owner| self.uploader.drain(owner, limit)));
+        let all = futures_util::future::join_all(shares.iter().map(|share| share.drain(limit)));
         Ok(all.await.into_iter().all(|drained| drained))
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Running {
 
 impl Running {
     /// Unmounts, stops the uploads (after everything is in S3, where `drain`), closes.
-    pub(super) async fn close(mut self, gateway: &Gateway, drain: bool) {
+    pub(super) async fn close(mut self, drain: bool) {
         if let Some(mount) = self.mount.take() {
             let path = mount.path().to_path_buf();
             if let Ok(Err(error)) = tokio::task::spawn_blocking(move || mount.unmount()).await {
@@ -44,7 +44,7 @@ impl Running {
             }
         }
         if let Some(share) = self.share.take() {
-            if drain && !gateway.uploader.drain(share.owner(), Some(DRAIN_MAX)).await {
+            if drain && !share.drain(Some(DRAIN_MAX)).await {
                 tracing::warn!(share = share.name(), "closed before everything was uploaded; it is kept in the cache");
             }
             share.stop().await;
@@ -95,7 +95,7 @@ impl Gateway {
             }
         };
         if let Some(running) = before {
-            running.close(self, false).await;
+            running.close(false).await;
         }
         let running = self.open(name, config).await;
         if !running.reason.is_empty() {
@@ -111,9 +111,9 @@ impl Gateway {
         tracing::info!(share = name, "removed from the configuration: uploading what it has");
         // The mount goes at once; nobody should write to a share that is leaving. It stays in `status` until it is empty.
         let Some(running) = self.shares.lock().remove(name) else { return };
-        let (gateway, name) = (self.clone(), name.to_owned());
+        let name = name.to_owned();
         tokio::spawn(async move {
-            running.close(&gateway, true).await;
+            running.close(true).await;
             tracing::info!(share = name, "closed");
         });
     }

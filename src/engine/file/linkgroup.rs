@@ -91,10 +91,11 @@ impl Share {
             return Ok(());
         }
         let key = keys::link_key(&self.settings.prefix, group);
-        if let Some(there) = self.object(&key).await? {
-            if there.node != node && self.node(there.node).await.is_ok_and(|row| row.links > 0) {
-                return self.merge(there.node, node).await;
-            }
+        if let Some(there) = self.object(&key).await?
+            && there.node != node
+            && self.node(there.node).await.is_ok_and(|row| row.links > 0)
+        {
+            return self.merge(there.node, node).await;
         }
         let (head, body) = match self.bucket.get(&key, Some(0..BODY_BYTES_MAX), None).await {
             Ok(found) => found,

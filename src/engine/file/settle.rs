@@ -271,7 +271,7 @@ impl Share {
             let Some(at) = at.or(dressed.first()) else { return Ok(None) };
             let expected = match self.spot(view, &at.desired.key).await? {
                 Spot::Free(expected) => expected,
-                Spot::Taken(plan) => return Ok(Some(plan)),
+                Spot::Taken(plan) => return Ok(Some(*plan)),
             };
             let same = source.filter(|source| source.key == at.desired.key && !source.content_digest.is_empty());
             return Ok(Some(Plan::Run(Op::PutBlob {
@@ -290,7 +290,7 @@ impl Share {
             }
             let expected = match self.spot(view, &one.desired.key).await? {
                 Spot::Free(expected) => expected,
-                Spot::Taken(plan) => return Ok(Some(plan)),
+                Spot::Taken(plan) => return Ok(Some(*plan)),
             };
             let keep = source.attributes_digest == one.digest && !self.is_dressed(source);
             let attributes = (!view.attributes_unknown() && !keep).then(|| one.attributes.clone());
@@ -317,7 +317,7 @@ impl Share {
             }
             let expected = match self.spot(view, key).await? {
                 Spot::Free(expected) => expected,
-                Spot::Taken(plan) => return Ok(Some(plan)),
+                Spot::Taken(plan) => return Ok(Some(*plan)),
             };
             let unknown = view.source(&self.settings.prefix).filter(|_| view.attributes_unknown());
             return Ok(Some(Plan::Run(match unknown {

@@ -22,7 +22,7 @@ pub(super) enum Spot {
     /// Now, instead of this.
     Free(Expected),
     /// Not before this.
-    Taken(Plan),
+    Taken(Box<Plan>),
 }
 
 impl Share {
@@ -34,7 +34,7 @@ impl Share {
         let Some(there) = self.object(key).await? else {
             let hidden = self.remote.moves.may_hide(key);
             return Ok(if hidden {
-                Spot::Taken(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS))
+                Spot::Taken(Box::new(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS)))
             } else {
                 Spot::Free(Expected::Absent)
             });
@@ -42,7 +42,7 @@ impl Share {
         let holder = self.view(there.node).await?;
         if holder.is_alive() && holder.desires(key) {
             // Both cannot be: one of the two views is of an earlier moment.
-            return Ok(Spot::Taken(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS)));
+            return Ok(Spot::Taken(Box::new(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS))));
         }
         if !holder.reads(key, &self.settings.prefix) {
             self.blobs.sync().await?;
@@ -51,9 +51,9 @@ impl Share {
         if self.is_circle(view.id, holder.id).await?
             && let Some(aside) = self.step_aside(view)
         {
-            return Ok(Spot::Taken(Plan::Run(aside)));
+            return Ok(Spot::Taken(Box::new(Plan::Run(aside))));
         }
-        Ok(Spot::Taken(self.after(holder.id).await?))
+        Ok(Spot::Taken(Box::new(self.after(holder.id).await?)))
     }
 
     /// Whether `start`, which waits for `next`, is the smallest of a circle.

@@ -220,6 +220,8 @@ fn the_bucket_becomes_the_tree_though_the_power_fails() {
             for number in 0..12 {
                 step(&gateway, &mut model, &mut random, 100 * round as usize + number).await;
             }
+            // What a verb and the uploader wrote to one job at the same time is put right a moment later.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             gateway.blobs.sync().await.unwrap();
             tokio::time::sleep(Duration::from_millis(random.u64(..4000))).await;
             world.faults.kill(crate::store::object::fault::Death::Refusing);
