@@ -11,12 +11,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::base::id::NodeId;
+use crate::base::id::{NodeId, Seq};
 use crate::engine::file::{Changed, Origin, VfsError};
 use crate::store::blob::{Batch, BlobChange, BlobError, Patience};
 use crate::store::meta::{EntryRow, Key, NodeRow, ObjectRow, Row};
-use crate::store::object::{Head, Listed};
-use crate::store::upload::Op;
+use crate::store::object::{ETag, Head, Listed};
+use crate::store::upload::{GENERATION_MARK, Op};
 
 use super::attributes;
 use super::keys;
@@ -40,6 +40,10 @@ impl Share {
         let Some((head, etag)) = foreign else {
             return self.destroyed(&view, op, batch).await;
         };
+        if let Some(row) = self.unrecorded(key, head, &etag).await? {
+            batch.put(Row::Object(row));
+            return Ok(());
+        }
         if keys::is_hidden(&self.settings.prefix, key) || key.ends_with('/') {
             let mut row = new_object(self, node, key, &etag, head.version.as_ref(), head.size_bytes);
             if head.size_bytes > 0 && !keys::is_hidden(&self.settings.prefix, key) {
@@ -84,6 +88,21 @@ impl Share {
                 self.give_up(&entry, &listed).await
             }
         }
+    }
+
+    /// The row of an object that a removed node of ours wrote later than its row says: the power failed before that was recorded, and then the node
+    /// was removed. Its mark says so; an older one is somebody's copy.
+    async fn unrecorded(&self, key: &str, head: &Head, etag: &ETag) -> Result<Option<ObjectRow>, VfsError> {
+        let Some(row) = self.object(key).await? else { return Ok(None) };
+        let family = format!("{}-{}-", self.gateway, row.node);
+        let mark = head.attributes.metadata.get(GENERATION_MARK).and_then(|mark| mark.strip_prefix(&family));
+        let generation = mark.and_then(|mark| mark.split('-').next()?.parse().ok()).map(Seq);
+        let is_later = generation.is_some_and(|generation| generation == Seq(0) || generation > row.content_seq);
+        if !is_later || self.node(row.node).await.is_ok_and(|row| row.links > 0) {
+            return Ok(None);
+        }
+        let (etag, version) = (etag.0.clone(), head.version.clone());
+        Ok(Some(ObjectRow { etag, version, size_bytes: head.size_bytes, attributes_digest: 0, ..row }))
     }
 
     /// What was expected at the operation's key is gone.
