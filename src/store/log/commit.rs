@@ -128,21 +128,25 @@ impl Inner {
         if self.stranded {
             self.rewrite(redirects)?;
         }
+        Ok(self.take_unsynced())
+    }
+
+    /// What is not flushed, and its end. What is appended from now on touches no block that flushing it makes durable.
+    fn take_unsynced(&mut self) -> (Vec<Arc<Segment>>, Position) {
         if let Some(head) = &mut self.write {
-            // What is appended from now on must not touch a block that this flush makes durable.
             head.tail = format::align(head.end, BLOCK_BYTES as u32);
         }
-        Ok((std::mem::take(&mut self.unsynced), self.written))
+        (std::mem::take(&mut self.unsynced), self.written)
     }
 
     /// Flushes everything, here and now.
     pub fn flush_now(&mut self) -> Result<(), LogError> {
-        let segments = std::mem::take(&mut self.unsynced);
         if self.stranded {
             return Err(LogError::Flush(self.failure.clone()));
         }
+        let (segments, upto) = self.take_unsynced();
         sync_all(&segments)?;
-        self.flushed(self.written);
+        self.flushed(upto);
         Ok(())
     }
 

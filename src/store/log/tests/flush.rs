@@ -144,8 +144,10 @@ async fn a_sync_that_fails_during_recovery_is_not_believed_either() {
         let world = open(&disk, 8, Position::default());
         assert_eq!(world.found.len(), 100);
         check(&world.log, &kept);
+        // What is appended next touches nothing of what was made durable.
+        world.log.append(Class::Write, &[name(b"next")]).unwrap();
         let world = open(&disk.power_loss(seed), 8, Position::default());
-        assert_eq!(world.found.len(), 100, "seed {seed}");
+        assert!((100..=101).contains(&world.found.len()), "seed {seed}");
     }
 }
 
