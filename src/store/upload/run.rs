@@ -6,6 +6,7 @@
 //! Invariants:
 //! - Whatever comes from the operation's own source (a copy's source, the base of parts, remote bytes of the blob) being gone or replaced is
 //!   [`Done::SourceChanged`], never a failure.
+//! - The names and attributes that an operation writes are durable here before it begins.
 //! - A failure that leaves the outcome open carries a [`Suspect`]; it is looked at before anything else is done for its subject.
 
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub(super) fn is_source_changed(error: &BlobError) -> bool {
 impl Runner {
     /// Runs anything but a delete.
     pub(super) async fn run(&self, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
+        // What was planned from is durable before the bucket shows it: after a power loss, nothing of ours may look like somebody else's.
+        self.blobs.sync().await?;
         match op {
             Op::PutBlob { blob, .. } => self.put_blob(subject, op, *blob, progress).await,
             Op::PutBytes { key, body, attributes, .. } => {
