@@ -27,6 +27,7 @@ use crate::store::object::fault::Faults;
 use crate::store::object::layer::{Kind, layered};
 use crate::store::object::memory::MemoryStore;
 use crate::store::object::meter::{Counts, Meter};
+use crate::store::object::retry::{self, Retry};
 use crate::store::object::{Attributes, ObjectStore, Precondition, SharedStore};
 use crate::store::upload::{self, Uploader};
 
@@ -74,7 +75,8 @@ impl World {
     fn on(store: Arc<MemoryStore>, clock: Arc<TimerClock>, settings: Settings) -> Self {
         let faults = Arc::new(Faults::new(1));
         let meter = Arc::new(Meter::new("test"));
-        let bucket = layered(layered(store.clone(), faults.clone()), meter.clone());
+        let retry = Retry::new(retry::Settings { deadline: Duration::from_secs(10), ..retry::Settings::default() });
+        let bucket = layered(layered(layered(store.clone(), faults.clone()), meter.clone()), Arc::new(retry));
         let settings = Settings { bucket: "demo".into(), ..settings };
         Self { store, faults, meter, bucket, clock, settings }
     }
