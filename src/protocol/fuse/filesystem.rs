@@ -1,6 +1,7 @@
 //! Requests of the kernel as calls of the [`Vfs`]: one method per operation of fuse(4), in the order of the trait.
 //!
-//! Invariant: a method either answers from memory or hands its reply to a task; it never waits. Failures are logged here, once.
+//! Invariant: a method either answers from memory (within the runtime's context, since the share may start a task on the way) or hands its
+//! reply to a task; it never waits. Failures are logged here, once.
 
 use std::ffi::OsStr;
 use std::io;
@@ -166,6 +167,7 @@ impl fuser::Filesystem for Filesystem {
         let (who, parent) = (self.caller(request), self.node(parent));
         // The kernel has checked that the caller may search the directory.
         let who = Caller { uid: 0, gid: 0, ..who };
+        let _runtime = self.runtime.enter();
         if let Some(answer) = self.vfs.try_lookup(&who, parent, name.as_bytes()) {
             counted("lookup");
             return match answer {
@@ -188,6 +190,7 @@ impl fuser::Filesystem for Filesystem {
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, node) = (self.caller(request), self.node(inode));
         let (cache, root) = (self.cache, self.root);
+        let _runtime = self.runtime.enter();
         if let Some(answer) = self.vfs.try_getattr(&who, node) {
             counted("getattr");
             return match answer {
@@ -307,6 +310,7 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyData,
     ) {
         let (who, io) = (self.caller(request), Io::Handle(HandleId(handle.0)));
+        let _runtime = self.runtime.enter();
         if let Some(answer) = self.vfs.try_read(&who, io, offset, size) {
             counted("read");
             return match answer {
