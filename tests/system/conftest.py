@@ -162,6 +162,8 @@ def make_gateway():
     def make(**options):
         # Not /tmp, which may be in memory: flushes must mean something.
         root = tempfile.mkdtemp(prefix="tidegate-test-", dir="/var/tmp")
+        # Tests act as other users too.
+        os.chmod(root, 0o755)
         gateway = Gateway(root, **options)
         made.append(gateway)
         return gateway

@@ -39,6 +39,7 @@ def pjdfstest(path):
 
 def test_pjdfstest_passes_what_the_local_disk_passes(gateway):
     local = tempfile.mkdtemp(dir="/var/tmp")
+    os.chmod(local, 0o755)
     try:
         expected, _, _ = pjdfstest(local)
     finally:
@@ -46,7 +47,8 @@ def test_pjdfstest_passes_what_the_local_disk_passes(gateway):
     passed, failed, output = pjdfstest(gateway.mount)
     print(f"local {len(expected)} passed; mount {len(passed)} passed, {len(failed)} failed")
     assert not failed, "\n".join(sorted(failed)) + output[-4000:]
-    assert passed >= expected, sorted(expected - passed)
+    # glibc answers pathconf(_PC_LINK_MAX) from a table of file system types that has no FUSE, so the suite skips this one by itself.
+    assert passed >= expected - {"link::link_count_max"}, sorted(expected - passed)
 
 
 FSX = """
@@ -100,7 +102,7 @@ def test_stress_ng(gateway, stressor):
     seconds = 60 if SOAK else 5
     done = sh(
         f"stress-ng --{stressor} 2 --timeout {seconds} --verify --temp-path {gateway.mount} --hdd-bytes 32m --fallocate-bytes 32m"
-        " --copy-file-bytes 32m --seek-size 16m",
+        " --copy-file-bytes 128m --seek-size 16m",
         check=False, timeout=seconds + 300,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
