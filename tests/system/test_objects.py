@@ -20,8 +20,8 @@ def test_posix_metadata_content_type_and_storage_class(make_gateway):
     gateway = make_gateway(share='storage_class = "STANDARD_IA"').start()
     page = gateway.mount / "page.html"
     page.write_text("<p>")
-    os.chmod(page, 0o4751)
     os.chown(page, 1234, 4321)
+    os.chmod(page, 0o4751)
     os.utime(page, ns=(5 * NS + 7, 1595002920 * NS + 123456789))
     os.symlink("page.html", gateway.mount / "link")
     os.mkfifo(gateway.mount / "pipe", 0o600)
