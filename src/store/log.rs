@@ -322,6 +322,7 @@ impl Log {
             failed_from: Position::default(),
             failure: String::new(),
             stranded: false,
+            may_be_durable: true,
             verifier: u64::from_le_bytes(random_id()[..8].try_into().unwrap_or_default()),
             names: None,
             arena: Vec::new(),
@@ -363,6 +364,7 @@ impl Log {
                 inner.flush_now()?;
             }
         }
+        inner.may_be_durable = inner.stranded;
         Ok(())
     }
 

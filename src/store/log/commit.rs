@@ -203,6 +203,7 @@ impl Inner {
             Ok(()) => {
                 self.redirect(&batches, redirects);
                 self.stranded = false;
+                self.may_be_durable = false;
                 Ok(())
             }
             Err(error) => {
@@ -244,6 +245,10 @@ impl Inner {
                 self.open_segment(Class::Move, true)?;
             }
             self.write_batch(batch.batch.clone(), batch.seqs.clone())?;
+        }
+        if self.may_be_durable {
+            // The header takes the old copies' place: the new ones must be durable before it is written.
+            sync_all(&self.unsynced)?;
         }
         first.map_or(Ok(()), |segment| write_header_of(&segment)).map_err(LogError::Disk)
     }

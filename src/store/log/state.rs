@@ -50,6 +50,8 @@ pub struct Inner {
     pub failure: String,
     /// What is in `unflushed` could not be written elsewhere yet; nothing may be appended before it is.
     pub stranded: bool,
+    /// What is in `unflushed` is of an earlier process, which may have made it durable, and said so.
+    pub may_be_durable: bool,
     pub verifier: u64,
     pub names: Option<Names>,
     pub arena: Vec<u8>,
