@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use share::{ShareConfig, share_name};
+pub use share::{NamedShare, ShareConfig, share_name};
 pub use value::{Size, Span};
 
 /// A mistake in a file, as an operator needs it: where, which field, what is wrong and what to do.
@@ -299,7 +299,7 @@ impl Config {
     ///
     /// # Errors
     /// Where the directory cannot be read (then nothing is known, which is not the same as no shares).
-    pub fn load_shares(&self) -> Result<Vec<(String, Result<ShareConfig, ConfigError>)>, ConfigError> {
+    pub fn load_shares(&self) -> Result<Vec<NamedShare>, ConfigError> {
         let directory = &self.shares_dir;
         let unreadable = |error: std::io::Error| ConfigError {
             file: directory.clone(),

@@ -144,6 +144,9 @@ fn yes() -> bool {
     true
 }
 
+/// A share's name, and the share or why it is none.
+pub type NamedShare = (String, Result<ShareConfig, ConfigError>);
+
 /// A share's name: its file's name without `.toml`.
 pub fn share_name(file: &Path) -> String {
     file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
@@ -290,11 +293,8 @@ fn check_prefix(prefix: &str) -> Result<(), String> {
 
 /// Refuses every share whose keys another one has too (same endpoint and bucket, one prefix inside the other), and mount points that are
 /// given twice: the later by name goes.
-pub(super) fn without_overlaps(
-    mut shares: Vec<(String, Result<ShareConfig, ConfigError>)>,
-    files: &[PathBuf],
-) -> Vec<(String, Result<ShareConfig, ConfigError>)> {
-    for later in 1..shares.len() {
+pub(super) fn without_overlaps(mut shares: Vec<NamedShare>, files: &[PathBuf]) -> Vec<NamedShare> {
+    for (later, file) in files.iter().enumerate().skip(1) {
         let (earlier, rest) = shares.split_at_mut(later);
         let (_, Ok(share)) = &rest[0] else { continue };
         let clash = earlier.iter().find_map(|(name, other)| {
@@ -312,8 +312,8 @@ pub(super) fn without_overlaps(
                 .then(|| ("fuse.mount", format!("is the mount point of the share \"{name}\" too")))
         });
         if let Some((field, reason)) = clash {
-            let text = std::fs::read_to_string(&files[later]).unwrap_or_default();
-            rest[0].1 = Err(parse::at_field(&files[later], &text, field.to_owned(), reason));
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            rest[0].1 = Err(parse::at_field(file, &text, field.to_owned(), reason));
         }
     }
     shares

@@ -20,7 +20,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 pub async fn run(gateway: Arc<Gateway>) {
     let (hint, mut hints) = mpsc::channel::<()>(1);
     // A full channel already says all there is to say.
-    let watcher = notify::recommended_watcher(move |_| drop(hint.try_send(())));
+    let watcher = notify::recommended_watcher(move |_| {
+        let _ = hint.try_send(());
+    });
     let watched = watcher.and_then(|mut watcher| {
         watcher.watch(&gateway.config().shares_dir, RecursiveMode::NonRecursive)?;
         Ok(watcher)

@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn what_is_between_ranges() {
-        assert_eq!(gaps(&[], 5), [0..5]);
+        assert_eq!(gaps(&[], 5), vec![0..5]);
         assert_eq!(gaps(std::slice::from_ref(&(0..5)), 5), Vec::new());
         assert_eq!(gaps(&[1..2, 4..9], 12), vec![0..1, 2..4, 9..12]);
         assert_eq!(gaps(&[], 0), vec![]);

@@ -27,7 +27,7 @@ use crate::store::object::{ETag, ObjectError, Outcome};
 /// The most keys of one `DeleteObjects` (S3).
 const KEYS_MAX: usize = 1_000;
 /// The longest that a delete is held back for others, whatever runs.
-const HELD_MAX: Duration = Duration::from_secs(2);
+const HELD_MAX: Duration = Duration::from_secs(10);
 /// HEADs of one collection at a time.
 const LOOKS: usize = 16;
 
