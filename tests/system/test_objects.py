@@ -158,17 +158,21 @@ def test_one_notification_per_saved_file_and_the_lambda_handler(make_gateway, mo
         while True:
             messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
             if not messages:
-                # moto also tells of parts (a known fault of it), and of its test event.
-                return [r for r in found if r["eventName"] != "ObjectCreated:UploadPart" and ".tidegate/" not in r["s3"]["object"]["key"]]
+                return [record for record in found if ".tidegate/" not in record["s3"]["object"]["key"]]
             for message in messages:
                 found += json.loads(message["Body"]).get("Records", [])
                 sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
 
     events()
+    puts = gateway.requests().get("put", 0)
     (gateway.mount / "small name.txt").write_text("small")
     (gateway.mount / "large.bin").write_bytes(os.urandom(24 << 20))
     gateway.drain()
     created = events()
+    # moto tells a part's arrival as a Put (a known fault of it): the meter says that only the small file was one.
+    assert gateway.requests()["put"] - puts == 1
+    completed = {record["s3"]["object"]["key"] for record in created if record["eventName"] == "ObjectCreated:CompleteMultipartUpload"}
+    created = [r for r in created if r["eventName"] != "ObjectCreated:Put" or r["s3"]["object"]["key"] not in completed]
     assert sorted(record["s3"]["object"]["key"] for record in created) == ["large.bin", "small+name.txt"], created
     os.rename(gateway.mount / "small name.txt", gateway.mount / "renamed.txt")
     gateway.drain()
