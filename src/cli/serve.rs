@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Exit, fail};
 use crate::config::Config;
-use crate::gateway::{Gateway, StartError, watch};
+use crate::gateway::{Gateway, watch};
 use crate::protocol::admin::{self, Control};
 use crate::protocol::s3;
 
@@ -22,7 +22,6 @@ pub(super) async fn run(config: Config) -> Exit {
     };
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
-        Err(error @ StartError::Locked(_)) => return fail(Exit::Failed, &error.to_string()),
         Err(error) => return fail(Exit::Failed, &error.to_string()),
     };
     let stop = CancellationToken::new();

@@ -62,11 +62,7 @@ struct SharePart {
 
 impl SharePart {
     fn of(running: &Running) -> Self {
-        let state = match (&running.share, running.draining) {
-            (_, true) => "draining",
-            (None, _) => "failed",
-            (Some(_), _) => "running",
-        };
+        let state = if running.share.is_some() { "running" } else { "failed" };
         let lost = running.mount.as_ref().is_some_and(|mount| !mount.is_alive());
         Self {
             owner: running.share.as_ref().map(|share| share.owner()),

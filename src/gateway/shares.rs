@@ -31,7 +31,6 @@ pub(super) struct Running {
     pub(super) mount: Option<fuse::Mount>,
     /// Why it, or its mount, does not run; empty for nothing.
     pub(super) reason: String,
-    pub(super) draining: bool,
 }
 
 impl Running {
@@ -105,11 +104,8 @@ impl Gateway {
     }
 
     async fn remove(self: &Arc<Self>, name: &str) {
-        if let Some(running) = self.shares.lock().get_mut(name) {
-            running.draining = true;
-        }
         tracing::info!(share = name, "removed from the configuration: uploading what it has");
-        // The mount goes at once; nobody should write to a share that is leaving. It stays in `status` until it is empty.
+        // The mount goes at once: nobody should write to a share that is leaving.
         let Some(running) = self.shares.lock().remove(name) else { return };
         let name = name.to_owned();
         tokio::spawn(async move {
@@ -119,7 +115,7 @@ impl Gateway {
     }
 
     async fn open(self: &Arc<Self>, name: &str, config: ShareConfig) -> Running {
-        let mut running = Running { config, share: None, mount: None, reason: String::new(), draining: false };
+        let mut running = Running { config, share: None, mount: None, reason: String::new() };
         match self.open_share(name, &running.config).await {
             Ok(share) => running.share = Some(share),
             Err(reason) => running.reason = reason,

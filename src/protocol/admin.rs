@@ -61,7 +61,7 @@ pub struct Status {
 pub struct ShareStatus {
     /// Its name.
     pub name: String,
-    /// `running`, `failed`, `draining`.
+    /// `running`, `failed`.
     pub state: String,
     /// Why it failed, or why its mount did; empty for nothing.
     pub reason: String,
