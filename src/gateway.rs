@@ -99,7 +99,7 @@ impl Gateway {
         let cache_bytes = settings.log.size_bytes;
         let (blobs, report) = BlobStore::open(Arc::new(disk), Arc::new(meta), clock.clone(), settings)
             .await
-            .map_err(|error| StartError::Store(error.to_string()))?;
+            .map_err(|error| store_error(&error, &data, &cache))?;
         let id = gateway_id(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let uploader = Uploader::start(blobs.clone(), upload_settings(&config));
         let (embedded, credentials) = open_embedded(&config, &data, &clock).await?;
@@ -158,6 +158,20 @@ impl Gateway {
         }
         closed
     }
+}
+
+/// What to do about it is said where it is known: two places that do not belong together are both named.
+fn store_error(error: &blob::BlobError, data: &Path, cache: &Path) -> StartError {
+    StartError::Store(match error {
+        blob::BlobError::Log(log::LogError::Foreign) => format!(
+            "the cache directory {} holds the log of another gateway than the database {} belongs to; nothing was changed. Put back \
+             the cache directory or the database that belongs to the other, or give this gateway an empty cache.dir",
+            cache.display(),
+            data.join("meta.db").display()
+        ),
+        blob::BlobError::Log(error) => format!("{}: {error}", cache.display()),
+        error => error.to_string(),
+    })
 }
 
 /// One recorder per process; a second gateway of a test shares it.

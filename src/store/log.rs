@@ -9,8 +9,8 @@
 //! 1. `append` returned: the records are in the file (`pwrite`), whole; a dead process loses none of them, and the
 //!    records of one batch are replayed all or not at all. Batches are in the file in the order of their sequence numbers.
 //! 2. `commit` returned `Ok`: everything appended before the call survives power loss. One `fdatasync` serves everybody
-//!    who waits; who comes during one is served by the next; nobody lingers. At most [`UNFLUSHED_BYTES_MAX`] are
-//!    unflushed: past it `room` waits.
+//!    who waits; who comes during one is served by the next; nobody lingers. At most [`UNFLUSHED_BYTES_MAX`], and half a
+//!    segment, are unflushed: past it `room` waits. So the reserve can take what a failed flush makes the log write again.
 //! 3. A failed `fdatasync` is never retried on the same file: the segment is retired (never appended to again), what is
 //!    not known durable in it is rewritten into another segment, numbers kept, from memory; every waiter gets [`LogError::Flush`],
 //!    and [`Log::verifier`] changes. The old places of such records are good for this process only: a checkpoint writes down
@@ -26,7 +26,13 @@
 //!    than a quarter of all segments are free or when it recycles its own.
 //! 8. A segment is reused only after `free`, which its caller calls when a durable checkpoint no longer names it and lies
 //!    at or beyond its end. The newest durable segment is kept even then: it ties the log to its checkpoint.
-//!    After a start all segments are in use until they are freed again.
+//!    After a start every segment is in use that holds something after the checkpoint, or something that the database names
+//!    ([`Known::live`]); the others are free at once.
+//! 9. *A log that was open opens again at its size*, also where a flush failed before or fails then, since what has to be written
+//!    again at a start (at most what two flushes cover: about a segment) finds room: writers leave three segments; what they
+//!    leave is there again after a start by 8; a retired segment costs space only for what was durable in it, as what lies behind
+//!    is no part of the log after a start and is given up before one; and the caller reclaims at a start until the reserve is whole.
+//! 10. A log has a random id, which is in every segment and in the database: the log of another gateway is refused unchanged.
 
 mod commit;
 mod format;
@@ -175,6 +181,28 @@ pub struct Scanned {
 /// Owner and last name of a blob, for footers.
 pub type Names = Box<dyn Fn(BlobId) -> Option<(OwnerId, Vec<u8>)> + Send + Sync>;
 
+/// The random id of a log.
+pub type LogId = [u8; 16];
+
+/// What the database knows of the log that it belongs to.
+pub struct Known<'a> {
+    /// Where its last checkpoint is: replay begins there.
+    pub checkpoint: Position,
+    /// Numbers up to here were given.
+    pub seq_floor: Seq,
+    /// The log's id; `None`: a new database.
+    pub log: Option<LogId>,
+    /// Whether the checkpoint names something in a segment, by its slot and the short form of its life.
+    pub live: &'a dyn Fn(u32, u32) -> bool,
+}
+
+impl Known<'_> {
+    /// What a new database knows.
+    pub fn nothing() -> Self {
+        Self { checkpoint: Position::default(), seq_floor: Seq(0), log: None, live: &|_, _| true }
+    }
+}
+
 /// Plain values of the log.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -274,6 +302,9 @@ pub enum LogError {
     /// The files in the cache directory are not what the database says, or of another version. Nothing was changed.
     #[error("{0}")]
     Refused(String),
+    /// The files are a log that belongs to another database. Nothing was changed.
+    #[error("the log in the cache directory belongs to another gateway's database")]
+    Foreign,
 }
 
 /// The log. Shared by reference; every method takes `&self`.
@@ -283,25 +314,24 @@ pub struct Log {
 
 impl Log {
     /// Opens the log on `disk`, or makes a new one where the disk has no segment. Records of the write head from
-    /// `checkpoint` on are given to `visit` in the order of their place (see [`Scanned`]: `Data` without bodies, no footers),
+    /// `known.checkpoint` on are given to `visit` in the order of their place (see [`Scanned`]: `Data` without bodies, no footers),
     /// whole batches only; then the log is ready to append, and everything visited is durable. Numbers continue above
-    /// `seq_floor` and above every number seen, with a gap of 2^20 so that no number that was lost is given again,
+    /// `known.seq_floor` and above every number seen, with a gap of 2^20 so that no number that was lost is given again,
     /// provided that the caller keeps [`Self::last_seq`] durably as the next `seq_floor` before it appends.
     ///
     /// A location in a segment that is gone or lives another life is `Corrupt` when it is read; [`Self::segments`] says
     /// which lives there are. After a refusal nothing has been changed, though `visit` may have been called.
     ///
     /// # Errors
-    /// `Refused` (another version, another gateway's log, a log that does not reach back to the checkpoint) and `Disk`.
+    /// `Refused` (another version, a log that does not reach back to the checkpoint), `Foreign` (another gateway's log), `Disk`.
     pub fn open(
         disk: Arc<dyn Disk>,
         settings: Settings,
-        checkpoint: Position,
-        seq_floor: Seq,
+        known: &Known<'_>,
         visit: &mut dyn FnMut(Scanned),
     ) -> Result<(Self, Recovered), LogError> {
         settings.check()?;
-        let opened = recover::open(&disk, &settings, checkpoint, seq_floor, visit)?;
+        let opened = recover::open(&disk, &settings, known, visit)?;
         let segments = opened.slots.used().map(|used| (used.segment.slot(), used.segment.clone())).collect();
         let table = Arc::new(RwLock::new(segments));
         let end = opened.recovered.end;
@@ -323,6 +353,7 @@ impl Log {
             failure: String::new(),
             stranded: false,
             may_be_durable: true,
+            unflushed_bytes_max: UNFLUSHED_BYTES_MAX.min(settings.segment_bytes / 2),
             verifier: u64::from_le_bytes(random_id()[..8].try_into().unwrap_or_default()),
             names: None,
             arena: Vec::new(),
@@ -435,7 +466,7 @@ impl Log {
         }
     }
 
-    /// Waits until less than [`UNFLUSHED_BYTES_MAX`] are unflushed, flushing if need be.
+    /// Waits until less than may be (invariant 2) is unflushed, flushing if need be.
     ///
     /// # Errors
     /// `Flush`.
@@ -491,6 +522,11 @@ impl Log {
     /// Changes at every start and whenever unflushed data may have been lost (the NFS write verifier, RFC 1813 §3.3.7).
     pub fn verifier(&self) -> u64 {
         self.shared.inner.lock().verifier
+    }
+
+    /// The log's id, for [`Known::log`].
+    pub fn id(&self) -> LogId {
+        self.shared.inner.lock().log_id
     }
 
     /// How full the log is.

@@ -129,6 +129,20 @@ def test_a_damaged_database_is_refused_and_left_alone(gateway):
     assert database.read_bytes() == garbage
 
 
+def test_a_log_of_another_gateway_is_refused_and_left_alone(make_gateway):
+    one, two = make_gateway().start(), make_gateway().start()
+    for gateway in (one, two):
+        (gateway.mount / "x").write_text("x")
+        gateway.stop()
+    sh(f"rm -r {one.root}/tidegate-data/cache && cp -r {two.root}/tidegate-data/cache {one.root}/tidegate-data/cache")
+    before = sh(f"cd {one.root}/tidegate-data/cache && sha256sum *").stdout
+    done = one.run("serve", check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"{one.root}/tidegate-data/cache" in done.stderr and f"{one.root}/tidegate-data/meta.db" in done.stderr, done.stderr
+    assert "another gateway" in done.stderr, done.stderr
+    assert sh(f"cd {one.root}/tidegate-data/cache && sha256sum *").stdout == before
+
+
 def test_the_compose_file_is_valid():
     sh("docker-compose -f compose.yaml config -q && docker-compose -f compose.yaml --profile external config -q", cwd=REPOSITORY)
 

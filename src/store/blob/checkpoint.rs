@@ -15,11 +15,13 @@ use super::page::{self, HEAD_PAGE, Ledger};
 use super::state::{Blob, Image};
 use super::{BlobError, BlobStore};
 use crate::base::id::{BlobId, Seq};
-use crate::store::log::{LogError, Position};
+use crate::store::log::{LogError, LogId, Position};
 use crate::store::meta::Checkpoint;
 
 /// Where the accounts are stored: the blob and the page.
 pub(super) const ACCOUNTS: (BlobId, u64) = (BlobId(0), 0);
+/// Where the log's id is stored.
+pub(super) const LOG_ID: (BlobId, u64) = (BlobId(0), 1);
 
 /// Everything as it was at one moment.
 struct Picture {
@@ -27,6 +29,7 @@ struct Picture {
     verifier: u64,
     position: Position,
     applied: Seq,
+    log: LogId,
     ledger: Ledger,
     images: Vec<(Arc<Blob>, Image)>,
 }
@@ -78,7 +81,7 @@ impl BlobStore {
         };
         let images = blobs.map(image).collect();
         let (position, applied) = (self.log.written(), self.log.last_seq());
-        Picture { verifier, position, applied, ledger: self.accounts.lock().ledger(), images }
+        Picture { verifier, position, applied, log: self.log.id(), ledger: self.accounts.lock().ledger(), images }
     }
 
     /// The transaction is done, or failed.
@@ -121,6 +124,7 @@ impl Picture {
     fn into_checkpoint(self) -> (Checkpoint, Vec<Arc<Blob>>) {
         let mut checkpoint = Checkpoint { position: self.position, applied: self.applied, ..Checkpoint::default() };
         checkpoint.pages.push((ACCOUNTS.0, ACCOUNTS.1, Some(page::encode_ledger(&self.ledger))));
+        checkpoint.pages.push((LOG_ID.0, LOG_ID.1, Some(self.log.to_vec())));
         let mut blobs = Vec::with_capacity(self.images.len());
         for (blob, image) in self.images {
             if image.row.is_some() {

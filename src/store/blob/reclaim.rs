@@ -24,7 +24,12 @@ use crate::store::log::{Class, Kind, LogError, Record, Scanned, SegmentInfo};
 /// Victims of one round.
 const VICTIMS_MAX: usize = 8;
 /// Free segments from which on nobody has to hurry: the log's three reserved ones, and two.
-const LOW_WATER_MIN: u32 = 5;
+const LOW_WATER_MIN: u32 = LOG_RESERVE + 2;
+/// Segments that the log reserves.
+const LOG_RESERVE: u32 = 3;
+
+/// Rounds of reclaim at a start.
+const START_ROUNDS_MAX: usize = 16;
 
 /// How clearing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,17 @@ impl BlobStore {
     pub(super) fn is_low(&self) -> bool {
         let usage = self.log.usage();
         usage.segments_free < low_water(usage.segments)
+    }
+
+    /// At a start: reclaims until the log's reserve is there, or nothing more can be done for it. A flush that failed may have
+    /// used it up, and the next one needs it (invariant 9 of [`crate::store::log`]).
+    pub(super) async fn restore_reserve(&self) -> Result<(), BlobError> {
+        for _ in 0..START_ROUNDS_MAX {
+            if self.log.usage().segments_free >= LOG_RESERVE || self.reclaim().await? == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The read head found no room: its coldest segments may be replaced.

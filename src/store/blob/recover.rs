@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::accounts::Accounts;
 use super::apply::moved;
 use super::cache::Table;
-use super::checkpoint::ACCOUNTS;
+use super::checkpoint::{ACCOUNTS, LOG_ID};
 use super::fetch::Fetches;
 use super::heat::Heat;
 use super::ids::Ids;
@@ -26,8 +26,8 @@ use super::{BlobError, BlobStore, Report, Settings};
 use crate::base::clock::Clock;
 use crate::base::disk::Disk;
 use crate::base::id::{BlobId, Seq};
-use crate::store::log::{self, Kind, Log, Scanned};
-use crate::store::meta::{Meta, MetaError, codec};
+use crate::store::log::{self, Kind, Known, Log, LogId, Position, Scanned};
+use crate::store::meta::{Checkpoint, Meta, MetaError, codec};
 
 /// Segments that dirty bytes leave: the log's three reserved ones, and two that reclaim turns round with.
 const RESERVED: u64 = 5;
@@ -39,6 +39,13 @@ pub(super) async fn load_ledger(meta: &Meta) -> Result<Ledger, MetaError> {
     let Some(bytes) = meta.page(ACCOUNTS.0, ACCOUNTS.1).await? else { return Ok(Ledger::default()) };
     let refused = || MetaError::Refused("the accounts in the database are damaged: restore the database".to_owned());
     page::decode_ledger(&bytes).ok_or_else(refused)
+}
+
+/// Which log the database belongs to; `None` where it is new.
+async fn known_log(meta: &Meta) -> Result<Option<LogId>, MetaError> {
+    let Some(bytes) = meta.page(LOG_ID.0, LOG_ID.1).await? else { return Ok(None) };
+    let refused = |_| MetaError::Refused("the log's id in the database is damaged: restore the database".to_owned());
+    Ok(Some(LogId::try_from(bytes).map_err(refused)?))
 }
 
 /// What all owners together may have dirty: the log without its reserves and what reclaim needs to turn round.
@@ -66,7 +73,13 @@ pub(super) async fn open(
     let ledger = load_ledger(&meta).await?;
     let mut records = Vec::new();
     let mut visit = |scanned| records.push(scanned);
-    let (log, recovered) = Log::open(disk, settings.log.clone(), position, applied, &mut visit)?;
+    if position != Position::default() {
+        // The log uses again what this checkpoint does not name: so it has to stay the last one, whatever happens now.
+        meta.apply(Checkpoint { position, applied, ..Checkpoint::default() }, true).await?;
+    }
+    let live = |slot, life| ledger.segments.contains_key(&(slot, life));
+    let known = Known { checkpoint: position, seq_floor: applied, log: known_log(&meta).await?, live: &live };
+    let (log, recovered) = Log::open(disk, settings.log.clone(), &known, &mut visit)?;
     let mut report = Report { records: 0, damage: recovered.damage };
     report.damage.extend(missing_segments(&log, &ledger));
     let accounts = Accounts::new(ledger, capacity_bytes(&settings.log));
@@ -77,6 +90,7 @@ pub(super) async fn open(
     let weak = store.weak.clone();
     store.log.set_footer_names(Box::new(move |id| weak.upgrade()?.name_of(id)));
     store.make_checkpoint(true).await?;
+    store.restore_reserve().await?;
     store.start_tasks();
     Ok((store, report))
 }
@@ -102,7 +116,8 @@ fn build(log: Log, meta: Arc<Meta>, clock: Arc<dyn Clock>, settings: Settings, a
         dirty: Mutex::default(),
         frozen: Mutex::default(),
         next_generation: AtomicU64::new(1),
-        followed: AtomicU64::new(verifier),
+        // Where a flush failed at the start, what was replayed is named by old places: the first checkpoint follows.
+        followed: AtomicU64::new(!verifier),
         checkpointing: tokio::sync::Mutex::new(()),
         checkpoint_wanted: Arc::new(Notify::new()),
         reclaiming: tokio::sync::Mutex::new(()),
@@ -188,6 +203,7 @@ impl BlobStore {
                             state.write(scanned.seq, scanned.location, record.offset, record.len, record.time_ns, delta);
                         }
                         _ => {
+                            state.expect_frozen();
                             state.replay(scanned.seq, record, delta);
                         }
                     });

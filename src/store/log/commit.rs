@@ -19,10 +19,7 @@ use crate::store::log::segment::Segment;
 use crate::store::log::slots::Used;
 use crate::store::log::state::{Inner, Redirect, Redirects, Shared, Unflushed};
 use crate::store::log::write::write_header_of;
-use crate::store::log::{BLOCK_BYTES, Class, Kind, Location, LogError, Position, Scanned, UNFLUSHED_BYTES_MAX, format};
-
-/// From here on a flush is started before anybody asks for it.
-const EARLY_FLUSH_BYTES: u64 = UNFLUSHED_BYTES_MAX / 2;
+use crate::store::log::{BLOCK_BYTES, Class, Kind, Location, LogError, Position, Scanned, format};
 
 impl Shared {
     /// Returns when everything appended before is durable.
@@ -36,18 +33,19 @@ impl Shared {
 
     /// Returns when less than the limit is unflushed.
     pub async fn room(self: &Arc<Self>) -> Result<(), LogError> {
-        let (unflushed, failures, target) = {
+        let (unflushed, limit, failures, target) = {
             let inner = self.inner.lock();
-            (inner.unflushed_bytes, inner.failures, inner.written)
+            (inner.unflushed_bytes, inner.unflushed_bytes_max, inner.failures, inner.written)
         };
-        if unflushed < EARLY_FLUSH_BYTES {
+        // A flush is started before anybody has to wait for it.
+        if unflushed < limit / 2 {
             return Ok(());
         }
-        if unflushed < UNFLUSHED_BYTES_MAX {
+        if unflushed < limit {
             self.start_flush();
             return Ok(());
         }
-        let enough = |inner: &Inner| inner.unflushed_bytes < UNFLUSHED_BYTES_MAX;
+        let enough = |inner: &Inner| inner.unflushed_bytes < limit;
         self.wait_for(failures, enough, target).await.map(drop)
     }
 

@@ -23,7 +23,7 @@ use crate::store::log::format::{self, HEADER_BYTES, NotASegment, RecordHeader};
 use crate::store::log::segment::{self, Segment, Walk};
 use crate::store::log::slots::{Slots, Used};
 use crate::store::log::state::Unflushed;
-use crate::store::log::{Kind, LogError, Position, Record, Recovered, Scanned, Settings};
+use crate::store::log::{Kind, Known, LogError, LogId, Position, Record, Recovered, Scanned, Settings};
 
 /// Numbers that are left out after a start, so that none is given twice that a crash took back.
 const SEQ_GAP: u64 = 1 << 20;
@@ -43,7 +43,7 @@ struct Span {
 /// What recovery hands to the log.
 pub struct Opened {
     pub slots: Slots,
-    pub log_id: [u8; 16],
+    pub log_id: LogId,
     pub recovered: Recovered,
     pub next_ordinal: u64,
     pub last_seq: Seq,
@@ -55,7 +55,7 @@ pub struct Opened {
 
 struct Files {
     slots: Slots,
-    log_id: Option<[u8; 16]>,
+    log_id: Option<LogId>,
     /// Segments of the write head by ordinal.
     written: BTreeMap<u64, Arc<Segment>>,
     /// Files that were created and never used, and files whose header is damaged.
@@ -68,11 +68,14 @@ struct Files {
 pub fn open(
     disk: &Arc<dyn Disk>,
     settings: &Settings,
-    checkpoint: Position,
-    seq_floor: Seq,
+    known: &Known<'_>,
     visit: &mut dyn FnMut(Scanned),
 ) -> Result<Opened, LogError> {
+    let (checkpoint, seq_floor) = (known.checkpoint, known.seq_floor);
     let mut files = Files::open(disk, settings)?;
+    if files.log_id.zip(known.log).is_some_and(|(found, known)| found != known) {
+        return Err(LogError::Foreign);
+    }
     let mut damage = Vec::new();
     let (chain, reached) = files.chain(checkpoint);
     let mut walked = Walked { last_seq: seq_floor, mark: checkpoint, spans: Vec::new() };
@@ -96,7 +99,7 @@ pub fn open(
     let last_seq = if fresh { Seq(0) } else { Seq(walked.last_seq.0.saturating_add(SEQ_GAP)) };
     let durable = unsynced.first().map_or(end, |first| first.previous);
     let unsynced = unsynced.iter().map(|span| (chain[span.segment].segment.clone(), span.at)).collect();
-    files.settle(&chain, checkpoint, end, !recovered.damage.is_empty())?;
+    files.settle(&chain, known, end, !recovered.damage.is_empty())?;
     Ok(Opened {
         log_id: files.log_id.unwrap_or_else(super::random_id),
         slots: files.slots,
@@ -157,14 +160,28 @@ impl Files {
         if !header.read_head
             && let Some(other) = self.written.insert(header.ordinal, segment.clone())
         {
-            return Err(LogError::Refused(format!(
-                "{name} is a copy of {}; take one of them out of the cache directory",
-                segment::file_name(other.slot())
-            )));
+            if other.header.life == header.life {
+                return Err(LogError::Refused(format!(
+                    "{name} is a copy of {}; take one of them out of the cache directory",
+                    segment::file_name(other.slot())
+                )));
+            }
+            // One was given up, its file used by the read head, and a power loss brought its header back after another start
+            // had given its ordinal again. Numbers leap at each start: the higher is the later.
+            let (newer, older) = if other.header.next_seq > header.next_seq { (other, segment) } else { (segment, other) };
+            self.unused.push((older.slot(), older.file.clone()));
+            self.slots.forget(older.slot());
+            self.written.insert(header.ordinal, newer.clone());
+            self.use_slot(newer);
+            return Ok(());
         }
+        self.use_slot(segment);
+        Ok(())
+    }
+
+    fn use_slot(&mut self, segment: Arc<Segment>) {
         let tail = u32::try_from(segment.bytes()).unwrap_or(u32::MAX);
         self.slots.insert(Used { segment, sealed: true, retired: false, tail, free_later: false });
-        Ok(())
     }
 
     /// The segments from the checkpoint on that are part of the log, in order, and whether they reach back to it.
@@ -203,7 +220,8 @@ impl Files {
     }
 
     /// Ends the chain's last segments where the log ends, gives up segments that are no part of it, and sorts the rest.
-    fn settle(&mut self, chain: &[Link], checkpoint: Position, end: Position, damaged: bool) -> std::io::Result<()> {
+    fn settle(&mut self, chain: &[Link], known: &Known<'_>, end: Position, damaged: bool) -> std::io::Result<()> {
+        let checkpoint = known.checkpoint;
         for link in chain {
             let ordinal = link.segment.header.ordinal;
             if let Some(used) = self.slots.get_mut(link.segment.slot()) {
@@ -219,7 +237,8 @@ impl Files {
             .filter(|segment| segment.header.ordinal > end.ordinal() || !in_chain(segment.header.ordinal))
             .map(|segment| segment.slot())
             .collect();
-        for slot in cut {
+        let dead = if damaged { Vec::new() } else { self.dead(known) };
+        for slot in cut.into_iter().chain(dead) {
             self.slots.release(slot);
         }
         for (slot, file) in std::mem::take(&mut self.unreadable) {
@@ -230,6 +249,16 @@ impl Files {
             self.slots.add_free(slot, file);
         }
         self.slots.fill_reserve()
+    }
+}
+
+impl Files {
+    /// Segments that the checkpoint covers and does not name: they were free, or could have been.
+    fn dead(&self, known: &Known<'_>) -> Vec<u32> {
+        let covered = |segment: &Segment| segment.header.read_head || segment.header.ordinal < known.checkpoint.ordinal();
+        let segments = self.slots.used().map(|used| &*used.segment);
+        let dead = segments.filter(|segment| covered(segment) && !(known.live)(segment.slot(), segment.short_life()));
+        dead.map(Segment::slot).collect()
     }
 }
 

@@ -74,6 +74,11 @@ impl Slots {
         self.used.insert(used.segment.slot(), used);
     }
 
+    /// A segment is not in use after all; its file is somebody else's care.
+    pub fn forget(&mut self, slot: u32) {
+        self.used.remove(&slot);
+    }
+
     pub fn quarantine(&mut self, slot: u32) {
         self.quarantined.push(slot);
     }

@@ -15,7 +15,7 @@ use crate::base::id::Seq;
 use crate::store::log::segment::Segment;
 use crate::store::log::slots::Slots;
 use crate::store::log::write::{Head, Summed};
-use crate::store::log::{Location, LogError, Names, Position, Scanned};
+use crate::store::log::{Location, LogError, LogId, Names, Position, Scanned};
 
 /// A batch that is in the file and not flushed: kept to be written again where the flush fails.
 pub struct Unflushed {
@@ -29,7 +29,7 @@ pub struct Unflushed {
 /// Everything behind the log's mutex.
 pub struct Inner {
     pub slots: Slots,
-    pub log_id: [u8; 16],
+    pub log_id: LogId,
     pub table: Arc<RwLock<BTreeMap<u32, Arc<Segment>>>>,
     pub write: Option<Head>,
     pub next_ordinal: u64,
@@ -42,6 +42,8 @@ pub struct Inner {
     pub unsynced: Vec<Arc<Segment>>,
     pub unflushed: VecDeque<Unflushed>,
     pub unflushed_bytes: u64,
+    /// From here on `room` waits.
+    pub unflushed_bytes_max: u64,
     /// A flush is under way.
     pub flushing: bool,
     /// How many flushes failed, where the log was durable up to at the last of them, and what the disk said.

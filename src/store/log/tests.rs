@@ -36,6 +36,10 @@ fn bytes(seed: u64, len: usize) -> Vec<u8> {
     body
 }
 
+fn known(checkpoint: Position) -> Known<'static> {
+    Known { checkpoint, ..Known::nothing() }
+}
+
 struct World {
     log: Log,
     recovered: Recovered,
@@ -45,7 +49,7 @@ struct World {
 fn try_open(disk: &SimulatedDisk, segments: u64, checkpoint: Position) -> Result<World, LogError> {
     let mut found = Vec::new();
     let (log, recovered) =
-        Log::open(Arc::new(disk.clone()), settings(segments), checkpoint, Seq(0), &mut |record| found.push(record))?;
+        Log::open(Arc::new(disk.clone()), settings(segments), &known(checkpoint), &mut |record| found.push(record))?;
     Ok(World { log, recovered, found })
 }
 

@@ -100,6 +100,11 @@ impl State {
         self.generations.push(Frozen { id, len_bytes: self.row.len_bytes, kept: Kept::default() });
     }
 
+    /// In a replay nobody says when generations were frozen: one may have been before any record, and its upload may follow.
+    pub fn expect_frozen(&mut self) {
+        self.frozen_since_cut = true;
+    }
+
     /// A generation ends.
     pub fn thaw(&mut self, id: u64, delta: &mut Delta) {
         let (gone, rest) = std::mem::take(&mut self.generations).into_iter().partition(|frozen| frozen.id == id);

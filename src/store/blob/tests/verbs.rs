@@ -73,6 +73,31 @@ async fn truncated_bytes_do_not_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn truncated_bytes_do_not_come_back_by_a_replay() {
+    let world = World::new(12, 2);
+    let store = world.open().await;
+    let id = store.test_create().await;
+    store.test_apply(BlobChange::SetLength { id, len_bytes: 100 }).await;
+    store.test_apply(BlobChange::SetLength { id, len_bytes: 50 }).await;
+    store.write(id, 0, bytes(1, 200_000), NOW).await.unwrap();
+    let generation = store.freeze(id).await.unwrap();
+    // A longer cut than the one before: a replay does not know that something was frozen between them.
+    for len_bytes in [120_000, 200_000] {
+        store.test_apply(BlobChange::SetLength { id, len_bytes }).await;
+    }
+    let clean = generation.test_upload(id, &world.remote).await.unwrap();
+    store.test_apply(clean).await;
+    drop((generation, store));
+    let store = world.open().await;
+    let generation = store.freeze(id).await.unwrap();
+    assert_eq!(generation.changed().await.unwrap(), vec![120_000..200_000]);
+    let mut expected = bytes(1, 120_000).to_vec();
+    expected.resize(200_000, 0);
+    store.evict(id).await.unwrap();
+    assert_eq!(store.test_read(id).await.unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_generation_never_changes() {
     let world = World::new(12, 2);
     let store = world.open().await;

@@ -155,7 +155,7 @@ async fn a_sync_that_fails_during_recovery_is_not_believed_either() {
 async fn committers_share_flushes_on_real_files() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(CountingDisk::new(dir.path()));
-    let (log, _) = Log::open(disk.clone(), settings(8), Position::default(), Seq(0), &mut |_| {}).unwrap();
+    let (log, _) = Log::open(disk.clone(), settings(8), &Known::nothing(), &mut |_| {}).unwrap();
     let log = Arc::new(log);
     let mut tasks = Vec::new();
     for task in 0..32u64 {
@@ -176,7 +176,7 @@ async fn committers_share_flushes_on_real_files() {
 
     let mut found = Vec::new();
     let disk = Arc::new(crate::base::disk::files::FilesDisk::new(dir.path()).unwrap());
-    let (log, recovered) = Log::open(disk, settings(8), Position::default(), Seq(0), &mut |f| found.push(f)).unwrap();
+    let (log, recovered) = Log::open(disk, settings(8), &Known::nothing(), &mut |f| found.push(f)).unwrap();
     assert_eq!((found.len(), recovered.damage.len()), (320, 0));
     for found in &found {
         assert_eq!(read(&log, found.location, 500).unwrap(), bytes(found.record.blob.0, 500));
@@ -189,8 +189,7 @@ async fn room_keeps_what_is_unflushed_bounded() {
     let log = Log::open(
         Arc::new(disk.clone()),
         Settings { size_bytes: 512 * MIB, segment_bytes: 32 * MIB },
-        Position::default(),
-        Seq(0),
+        &Known::nothing(),
         &mut |_| {},
     );
     let log = log.unwrap().0;

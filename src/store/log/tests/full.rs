@@ -115,6 +115,41 @@ async fn segments_are_used_again_and_smaller_settings_take_effect() {
 }
 
 #[tokio::test]
+async fn what_the_database_does_not_name_is_free_after_a_start() {
+    let disk = disk();
+    let log = open(&disk, 10, Position::default()).log;
+    fill(&log, Class::Write);
+    log.seal();
+    let checkpoint = log.commit().await.unwrap();
+    let live: Vec<(u32, u32)> = log.segments().iter().take(2).map(|info| (info.slot, info.life)).collect();
+    drop(log);
+    let live = |slot, life| live.contains(&(slot, life));
+    let known = Known { checkpoint, live: &live, ..Known::nothing() };
+    let (log, _) = Log::open(Arc::new(disk.process_death()), settings(10), &known, &mut |_| {}).unwrap();
+    // Two are named, and the one in which the checkpoint lies ties the log to it.
+    assert_eq!((log.segments().len(), log.usage().segments_free), (3, 7));
+    assert_eq!(fill(&log, Class::Write), 4 * 3);
+}
+
+#[tokio::test]
+async fn the_log_of_another_database_is_refused_unchanged() {
+    let disk = disk();
+    let log = open(&disk, 8, Position::default()).log;
+    log.append(Class::Write, &[big(1)]).unwrap();
+    log.commit().await.unwrap();
+    let id = log.id();
+    drop(log);
+    let disk = disk.process_death();
+    let before = disk.counts();
+    let known = Known { log: Some([7; 16]), ..Known::nothing() };
+    let opened = Log::open(Arc::new(disk.clone()), settings(8), &known, &mut |_| panic!("nothing of it is replayed"));
+    assert!(matches!(opened, Err(LogError::Foreign)));
+    assert_eq!(disk.counts(), before);
+    let known = Known { log: Some(id), ..Known::nothing() };
+    assert_eq!(Log::open(Arc::new(disk), settings(8), &known, &mut |_| {}).unwrap().1.records, 1);
+}
+
+#[tokio::test]
 async fn footers_name_the_blobs_of_a_sealed_segment() {
     let disk = disk();
     let log = open(&disk, 8, Position::default()).log;
@@ -152,7 +187,7 @@ fn what_cannot_fit_is_refused() {
     assert!(matches!(log.append(Class::Write, &[big(1), big(2), big(3), big(4)]), Err(LogError::Disk(_))));
     assert!(log.append(Class::Write, &[]).unwrap().records.is_empty());
     for bad in [Settings { size_bytes: 7 * MIB, segment_bytes: MIB }, Settings { size_bytes: 64 * MIB, segment_bytes: 3 * MIB }] {
-        let opened = Log::open(Arc::new(disk()), bad, Position::default(), Seq(0), &mut |_| {});
+        let opened = Log::open(Arc::new(disk()), bad, &Known::nothing(), &mut |_| {});
         assert!(matches!(opened, Err(LogError::Refused(_))));
     }
     assert_eq!(Settings::for_size(1 << 20).size_bytes, 32 * MIB);

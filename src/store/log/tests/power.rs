@@ -108,7 +108,8 @@ impl Model {
         self.disk = disk;
         let mut found = Vec::new();
         let disk = Arc::new(self.disk.clone());
-        let (log, recovered) = Log::open(disk, settings(self.segments), self.checkpoint, self.seq_floor, &mut |f| found.push(f))?;
+        let known = Known { checkpoint: self.checkpoint, seq_floor: self.seq_floor, ..Known::nothing() };
+        let (log, recovered) = Log::open(disk, settings(self.segments), &known, &mut |f| found.push(f))?;
         // The power may have gone in a call whose failure the log could bear.
         self.disk.list()?;
         assert!(recovered.damage.is_empty(), "seed {seed}: {:?}", recovered.damage);
