@@ -5,7 +5,7 @@
 //! found in S3. Pure: `blob/map.rs` is the extent map, `blob/kept.rs` what a generation keeps aside, `blob/page.rs` what a
 //! checkpoint stores of both blob and map, `blob/record.rs` bodies in the log, `blob/portion.rs` who may have how many dirty
 //! bytes, `blob/read_ahead.rs`. `blob/state.rs` is one blob and what each record does to it; `blob/cache.rs` which blobs and
-//! pages are in memory. One file per verb: `blob/{write,apply,read,fetch,freeze,checkpoint,reclaim,recover}.rs`.
+//! pages are in memory. One file per verb: `blob/{write,apply,jobs,read,fetch,freeze,checkpoint,reclaim,recover}.rs`.
 //!
 //! The extent map says for every byte of a blob where it is: in the log (an extent with location and number), a hole (zeros),
 //! or, where no extent covers it, in S3 below `remote_len_bytes` and zero from there on. A byte in the log is dirty iff its
@@ -24,7 +24,7 @@
 //!    the blob stays readable.
 //!
 //! Lock order: the checkpoint barrier (read side: whoever changes a map; write side: a checkpoint, briefly) → the names lock → one
-//! blob's lock (two blobs: by id) → the table, the accounts, the log. No lock is held across an await, a request to S3, or the database.
+//! blob's lock (two blobs: by id) → the table, the accounts, the jobs that were asked for, the log. No lock is held across an await, a request to S3, or the database.
 
 mod accounts;
 mod apply;
@@ -34,6 +34,7 @@ mod fetch;
 mod freeze;
 mod heat;
 mod ids;
+pub mod jobs;
 mod kept;
 mod map;
 mod page;
@@ -217,6 +218,8 @@ pub struct BlobStore {
     barrier: RwLock<()>,
     /// Names are staged in the order of their numbers.
     names: Mutex<()>,
+    /// The number of the last `Ask` of each job, in this life.
+    asked: Mutex<HashMap<(OwnerId, u64), Seq>>,
     /// Blobs that changed since the last checkpoint.
     dirty: Mutex<HashSet<BlobId>>,
     /// Blobs with generations, and how many.
@@ -252,6 +255,8 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// Blob changes, one record each.
     pub blobs: Vec<BlobChange>,
+    /// Edits of job rows, by subject. They are made to the latest rows.
+    pub jobs: Vec<(u64, jobs::JobChange)>,
 }
 
 /// A change of a blob that is not data.
@@ -329,6 +334,24 @@ impl Batch {
     pub fn blob(&mut self, change: BlobChange) -> &mut Self {
         self.blobs.push(change);
         self
+    }
+
+    /// Adds an edit of a job's row.
+    pub fn job(&mut self, subject: u64, change: jobs::JobChange) -> &mut Self {
+        self.jobs.push((subject, change));
+        self
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.blobs.is_empty() && self.jobs.is_empty()
+    }
+
+    /// Adds all of another.
+    pub fn extend(&mut self, other: Self) {
+        self.changes.extend(other.changes);
+        self.blobs.extend(other.blobs);
+        self.jobs.extend(other.jobs);
     }
 }
 

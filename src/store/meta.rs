@@ -91,6 +91,13 @@ pub enum MetaError {
     Failed(String),
 }
 
+/// What a point read told, and when.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    epoch: u64,
+    row: Option<Row>,
+}
+
 /// The metadata. Shared by reference.
 ///
 /// Lock order: `applying`, then `overlay`, then what the back end has of its own.
@@ -217,6 +224,30 @@ impl Meta {
                 self.cache.insert(key.clone(), row.clone());
                 return Ok(row.as_deref().cloned());
             }
+        }
+    }
+
+    /// A point read whose answer can be brought up to date later, without waiting: see [`Self::latest`].
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub async fn load(&self, key: &Key) -> Result<Stored, MetaError> {
+        loop {
+            let epoch = self.overlay.read().epoch;
+            let row = self.get(key).await?;
+            if self.overlay.read().epoch == epoch {
+                return Ok(Stored { epoch, row });
+            }
+        }
+    }
+
+    /// The latest row of a key that was read before. `None`: it has to be read again.
+    pub fn latest(&self, key: &Key, stored: &Stored) -> Option<Option<Row>> {
+        // One look at the overlay for both: what was read in this epoch is the database's as long as nothing is staged.
+        let overlay = self.overlay.read();
+        match overlay.get(key) {
+            Some(staged) => Some(staged.map(|row| Row::clone(row))),
+            None => (overlay.epoch == stored.epoch).then(|| stored.row.clone()),
         }
     }
 

@@ -14,7 +14,7 @@
 //! 1. Operations on one key never overlap, nor does a write or delete of K overlap an operation that reads K; who asked first goes first.
 //!    After it has its keys, a job is planned again, and only what is still the plan is run.
 //! 2. A generation that is uploaded is frozen and durable here; the object that appears has the bytes of one generation.
-//! 3. What is about to be sent is in the job's row first (`upload/pending.rs`). `Planner::done` fills the batch that makes the outcome known; it
+//! 3. What is about to be sent is in the job's row first, durably (`upload/pending.rs`), so what landed is known as ours whatever happens next. `Planner::done` fills the batch that makes the outcome known; it
 //!    is applied in one piece. If the gateway dies before that, or cannot learn the outcome, that operation is looked for in the bucket by its
 //!    generation mark (invariant 4) before anything else is done for the subject, and recorded if it is there. The row goes a moment after the
 //!    plan is settled.
@@ -413,7 +413,14 @@ impl Uploader {
     /// Whether a job has this key, or a job finished with it after `since_ns`: then a listing asked for at `since_ns` is ignored for it.
     /// Also `true` for times before what is remembered (10 minutes, 100,000 keys).
     pub fn touched_since(&self, owner: OwnerId, key: &str, since_ns: i64) -> bool {
-        self.owner(owner).is_some_and(|owner| owner.keys.is_written(key) || owner.finished.lock().since(key, since_ns))
+        self.owner(owner).is_some_and(|owner| {
+            owner.keys.is_written(key) || owner.runner.pending.writes(key) || owner.finished.lock().since(key, since_ns)
+        })
+    }
+
+    /// Whether what a job wrote or deletes now may be below this prefix, as far as its outcome is not recorded yet.
+    pub fn touches_below(&self, owner: OwnerId, prefix: &str) -> bool {
+        self.owner(owner).is_some_and(|owner| owner.runner.pending.writes_below(prefix))
     }
 
     /// All jobs.

@@ -160,7 +160,8 @@ impl Share {
         Ok(self.attr_of(&Known { row, info: Some(info) }))
     }
 
-    /// Writes to whatever blob the node has; returns where, and the blob's state after it. The node's job is in the log before its bytes.
+    /// Writes to whatever blob the node has; returns where, and the blob's state after it. The node's job is in the log before its
+    /// bytes, and is not over before they are there.
     pub(super) async fn put_bytes(
         &self,
         who: &Caller,
@@ -170,6 +171,7 @@ impl Share {
     ) -> Result<(u64, BlobInfo), VfsError> {
         let limit = self.bucket.capabilities().object_bytes_max;
         let (node, mut blob) = (target.row.node, target.row.blob);
+        let _writing = self.remote.writing.begin(node);
         for _ in 0..ATTEMPTS {
             match self.put_bytes_to(who, (node, blob), target.append, offset, data.clone(), limit).await? {
                 Err(BlobError::NotFound) => blob = self.node(node).await?.blob,
@@ -208,12 +210,7 @@ impl Share {
                 false => self.blobs.write(blob, offset, data, Patience::Default).await.map(|info| (offset, info)),
             }
         };
-        let written = watched(who, None, EndsBy::Death, write).await?;
-        if written.as_ref().is_ok_and(|(_, after)| after.clean_through != before.clean_through) {
-            // An upload ended while this waited for room: its job may be over.
-            self.unsettle_content(node).await?;
-        }
-        Ok(written)
+        watched(who, None, EndsBy::Death, write).await
     }
 
     pub(super) async fn do_commit(&self, who: &Caller, node: NodeId) -> Result<(), VfsError> {

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::id::NodeId;
 use crate::engine::file::VfsError;
+use crate::store::blob::jobs::JobChange;
 use crate::store::blob::{Batch, Portion};
-use crate::store::meta::{JobRow, Key, NodeRow, Row};
+use crate::store::meta::{Key, NodeRow, Row};
 
 use super::keys::Strange;
 use super::layout::WholeLayout;
@@ -41,6 +42,8 @@ pub(super) struct Remote {
     pub(super) urgent: Mutex<Urgent>,
     /// When something below a key prefix was deleted here, nanoseconds since the Unix epoch.
     pub(super) deleted: Deleted,
+    /// Nodes that bytes are being written to.
+    pub(super) writing: Writing,
     /// Nodes that are being given a job.
     kicks: AtomicUsize,
     stop: CancellationToken,
@@ -54,6 +57,31 @@ pub(super) struct Urgent {
     drains: usize,
     /// These do not: how many wait for each.
     nodes: HashMap<NodeId, u32>,
+}
+
+/// Nodes that bytes are on their way to, with how many writes.
+#[derive(Default)]
+pub(super) struct Writing(Mutex<HashMap<NodeId, u32>>);
+
+impl Writing {
+    /// A write begins; it ends when the answer is dropped.
+    pub(super) fn begin(&self, node: NodeId) -> impl Drop + '_ {
+        *self.0.lock().entry(node).or_default() += 1;
+        Guarded(move || {
+            let mut writing = self.0.lock();
+            if let Some(count) = writing.get_mut(&node) {
+                *count -= 1;
+                if *count == 0 {
+                    writing.remove(&node);
+                }
+            }
+        })
+    }
+
+    /// Whether there is a write.
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        self.0.lock().contains_key(&node)
+    }
 }
 
 impl Urgent {
@@ -146,20 +174,7 @@ impl Share {
         let delay =
             if why == Why::Implicit { self.settings.upload_delay.max(DIRECTORY_QUIET) } else { self.settings.upload_delay };
         let due = now.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
-        let row = match self.meta().try_get(&self.job_key(node)) {
-            Some(Some(Row::Job(job))) => JobRow { not_before_ns: due.min(job.not_before_ns), ..job },
-            _ => JobRow {
-                owner: self.owner,
-                subject: node.0,
-                since_ns: now,
-                not_before_ns: due,
-                attempts: 0,
-                error: String::new(),
-                multipart: Vec::new(),
-                note: Vec::new(),
-            },
-        };
-        batch.put(Row::Job(row));
+        batch.job(node.0, JobChange::Ask { not_before_ns: due });
     }
 
     /// After the batch was applied, or the last writer closed: the uploader looks at the node's job.

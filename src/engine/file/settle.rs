@@ -18,8 +18,9 @@
 //! - A key that another node's source is at is waited for. Where nodes wait in a circle (a swap of names) the one with the
 //!   smallest number copies itself to `.tidegate/moving/` first.
 //! - A node that is removed while it is open keeps its source; its objects are deleted after the last close.
-//! - An object is overwritten or deleted only after it is durable here that its bytes are elsewhere, or nobody's: a power loss never
-//!   leaves a row that takes another file's object for its own.
+//! - An object is overwritten or deleted only after it is durable here that its bytes are elsewhere, or nobody's (the uploader makes durable
+//!   what a plan was made from before it sends anything): a power loss never leaves a row that takes another file's object for its own.
+//! - A node's job is not over while bytes are on their way into its blob.
 //! - A node created anew at the key of a removed one overwrites its object: one version, no delete.
 
 mod occupied;
@@ -50,6 +51,9 @@ use occupied::Spot;
 
 /// How long a directory whose entries change is left alone before its marker is written again.
 pub(super) const DIRECTORY_QUIET: Duration = Duration::from_secs(15);
+
+/// How long a job that has nothing left is kept for a write that is under way.
+const WRITING_NS: i64 = 200_000_000;
 
 /// The planner of one share.
 pub(super) struct Settler(Weak<Share>);
@@ -229,6 +233,13 @@ impl Share {
     }
 
     pub(super) async fn plan(&self, id: NodeId) -> Result<Plan, VfsError> {
+        let plan = self.plan_now(id).await?;
+        // Bytes that wait for room come in a moment, and must find their job there, whatever dies in between.
+        let is_early = plan == Plan::Settled && self.remote.writing.has(id);
+        Ok(if is_early { Plan::Wait(self.now_ns() + WRITING_NS) } else { plan })
+    }
+
+    async fn plan_now(&self, id: NodeId) -> Result<Plan, VfsError> {
         let view = self.view(id).await?;
         let Some(row) = view.row.as_ref().filter(|_| view.is_alive()) else {
             return self.plan_removed(&view).await;
@@ -374,7 +385,6 @@ impl Share {
             match self.wanted_by(view.id, &object.key).await? {
                 Some(heir) => wait = self.after(heir).await?,
                 None => {
-                    self.blobs.sync().await?;
                     let expected = Expected::Object(ETag(object.etag.clone()));
                     return Ok(Plan::Run(Op::Delete { key: object.key.clone(), expected }));
                 }

@@ -1,6 +1,7 @@
 //! Tests of the share's verbs in a simulated world: a disk and a database in memory whose power may fail, and a bucket in memory.
 
 mod bytes;
+mod limits;
 mod locks;
 mod model;
 mod names;
@@ -8,6 +9,7 @@ mod owners;
 mod random;
 mod times;
 mod together;
+mod unrecorded;
 mod waits;
 
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
+use super::jobs::{JobChange, Rows};
 use super::record::{self, Tag};
 use super::state::{Blob, Delta, State};
 use super::write::Tried;
@@ -110,6 +111,8 @@ fn bodies(changes: Vec<Change>, max: usize, out: &mut Vec<(Vec<Change>, Bytes)>)
 struct Prepared {
     owner: OwnerId,
     names: Vec<(Vec<Change>, Bytes)>,
+    jobs: Vec<(u64, JobChange)>,
+    job_rows: Rows,
     changes: Vec<BlobChange>,
     /// The blobs that it changes and does not create.
     blobs: BTreeMap<BlobId, Arc<Blob>>,
@@ -118,10 +121,10 @@ struct Prepared {
 impl BlobStore {
     /// See [`BlobStore::apply`].
     pub(super) async fn apply_batch(&self, owner: OwnerId, batch: Batch) -> Result<Seq, BlobError> {
-        let prepared = self.prepare(owner, batch).await?;
-        if prepared.names.is_empty() && prepared.changes.is_empty() {
+        if batch.is_empty() {
             return Ok(self.last_seq());
         }
+        let mut prepared = self.prepare(owner, batch).await?;
         let deadline = self.deadline(Patience::Default);
         loop {
             self.log.room().await?;
@@ -133,11 +136,10 @@ impl BlobStore {
                     }
                     return Ok(seq);
                 }
-                (id, Tried::Load(pages)) => {
-                    if let Some(blob) = prepared.blobs.get(&id) {
-                        self.load_pages(blob, &pages).await?;
-                    }
-                }
+                (id, Tried::Load(pages)) => match prepared.blobs.get(&id) {
+                    Some(blob) => self.load_pages(blob, &pages).await?,
+                    None => prepared.job_rows = self.job_rows(owner, &prepared.jobs).await?,
+                },
                 (_, Tried::Full) => self.wait_for_space(&mut space, deadline).await?,
             }
         }
@@ -146,7 +148,8 @@ impl BlobStore {
     async fn prepare(&self, owner: OwnerId, batch: Batch) -> Result<Prepared, BlobError> {
         let mut names = Vec::new();
         bodies(batch.changes, self.body_bytes_max, &mut names)?;
-        let mut prepared = Prepared { owner, names, changes: batch.blobs, blobs: BTreeMap::new() };
+        let job_rows = self.job_rows(owner, &batch.jobs).await?;
+        let mut prepared = Prepared { owner, names, jobs: batch.jobs, job_rows, changes: batch.blobs, blobs: BTreeMap::new() };
         let mut created = Vec::new();
         for change in &prepared.changes {
             let id = change.id();
@@ -167,9 +170,17 @@ impl BlobStore {
         for (id, blob) in &batch.blobs {
             states.insert(*id, blob.state.lock());
         }
+        let Some(jobs) = self.job_changes(batch.owner, &batch.jobs, &batch.job_rows) else {
+            return Ok((BlobId(0), Tried::Load(Vec::new())));
+        };
+        let mut names = batch.names.clone();
+        bodies(jobs, self.body_bytes_max, &mut names)?;
         let time_ns = self.clock.now_ns();
-        let records = batch.records(time_ns);
-        for record in &records[batch.names.len()..] {
+        let records = batch.records(&names, time_ns);
+        if records.is_empty() {
+            return Ok((BlobId(0), Tried::Done(self.last_seq())));
+        }
+        for record in &records[names.len()..] {
             let Some(state) = states.get(&record.blob) else { continue };
             if state.removed {
                 return Err(BlobError::NotFound);
@@ -184,12 +195,13 @@ impl BlobStore {
             Err(LogError::Full) => return Ok((BlobId(0), Tried::Full)),
             Err(error) => return Err(error.into()),
         };
+        let names_count = names.len();
         let mut numbers = appended.records.iter().map(|(seq, _)| *seq);
-        for ((changes, _), seq) in batch.names.iter().zip(&mut numbers) {
-            self.meta.stage(seq, changes.clone());
+        for ((changes, _), seq) in names.into_iter().zip(&mut numbers) {
+            self.meta.stage(seq, changes);
         }
         let mut made: BTreeMap<BlobId, State> = BTreeMap::new();
-        for ((change, record), seq) in batch.changes.iter().zip(&records[batch.names.len()..]).zip(numbers) {
+        for ((change, record), seq) in batch.changes.iter().zip(&records[names_count..]).zip(numbers) {
             let id = change.id();
             if let BlobChange::Create { owner, len_bytes, source, .. } = change {
                 let mut state = State::create(*owner, *len_bytes, source.clone(), seq, time_ns);
@@ -212,13 +224,14 @@ impl BlobStore {
             self.table.insert(Blob::new(id, state));
         }
         let last = appended.records.last().map_or_else(|| self.last_seq(), |(seq, _)| *seq);
+        self.jobs_changed(batch.owner, &batch.jobs, last);
         Ok((BlobId(0), Tried::Done(last)))
     }
 }
 
 impl Prepared {
-    fn records(&self, time_ns: i64) -> Vec<Record> {
-        let names = self.names.iter().map(|(_, body)| Record {
+    fn records(&self, names: &[(Vec<Change>, Bytes)], time_ns: i64) -> Vec<Record> {
+        let names = names.iter().map(|(_, body)| Record {
             kind: Kind::Name,
             seq: None,
             owner: self.owner,

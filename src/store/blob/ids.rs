@@ -59,7 +59,7 @@ impl BlobStore {
             }
             let raised = mark + BLOCK;
             let row = ValueRow { name: ids.name.to_owned(), value: raised.to_le_bytes().to_vec() };
-            let batch = super::Batch { changes: vec![Change::Put(Row::Value(row))], blobs: Vec::new() };
+            let batch = super::Batch { changes: vec![Change::Put(Row::Value(row))], ..super::Batch::default() };
             self.apply_batch(OwnerId(0), batch).await?;
             self.log.commit().await?;
             ids.mark.store(raised, Ordering::Release);

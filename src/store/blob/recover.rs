@@ -113,6 +113,7 @@ fn build(log: Log, meta: Arc<Meta>, clock: Arc<dyn Clock>, settings: Settings, a
         accounts: Mutex::new(accounts),
         barrier: RwLock::new(()),
         names: Mutex::new(()),
+        asked: Mutex::default(),
         dirty: Mutex::default(),
         frozen: Mutex::default(),
         next_generation: AtomicU64::new(1),

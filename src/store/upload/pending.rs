@@ -3,20 +3,23 @@
 //! What lives here: [`Pending`]. An entry has the operation that is about to be sent (an *intent*: a [`Suspect`] from the moment that it is
 //! sent until its outcome is recorded), and the multipart upload that parts are sent to.
 //!
-//! The intent is appended to the log before its request is sent, without waiting for a flush. That suffices: the log is replayed up to some
-//! point, so after power loss either the intent is there, or no later change is either, and then the plan is the same operation again.
+//! Invariants:
+//! - An intent is durable before its request is sent (one group commit, which also makes durable what was planned from). After a power loss the
+//!   plan may be another one, because people go on working: without the intent, what landed would be taken for somebody else's.
+//! - While an intent is open, its key belongs to it: listings are not believed about that key, and no other subject writes it. So does the source
+//!   of a copy that keeps attributes, by which alone the copy is known.
 //!
 //! Format of `JobRow::multipart`: JSON, `{"version": 1, "intent": …, "upload": …}`, or empty.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Op;
 use super::run::{Failure, Runner, Suspect};
+use crate::store::blob::jobs::JobChange;
 use crate::store::blob::{Batch, BlobError};
-use crate::store::meta::{JobRow, Key, Row};
 use crate::store::object::{ETag, UploadId};
 
 /// The longest body of an intent, in bytes; a longer one is sent without.
@@ -49,7 +52,34 @@ struct Entry {
 
 /// What is under way, by subject.
 #[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<u64, Entry>>);
+pub(super) struct Pending(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<u64, Entry>,
+    /// The keys that belong to intents, with their subjects.
+    claimed: BTreeSet<(String, u64)>,
+}
+
+impl Inner {
+    fn set_intent(&mut self, subject: u64, intent: Option<Suspect>) {
+        let entry = self.entries.entry(subject).or_default();
+        entry.version = 1;
+        let claims = |intent: &Suspect| intent.claims().into_iter().map(|key| (key.to_owned(), subject)).collect::<Vec<_>>();
+        for claim in entry.intent.iter().flat_map(claims) {
+            self.claimed.remove(&claim);
+        }
+        self.claimed.extend(intent.iter().flat_map(claims));
+        entry.intent = intent;
+        if entry.intent.is_none() && entry.upload.is_none() {
+            self.entries.remove(&subject);
+        }
+    }
+
+    fn intent(&self, subject: u64) -> Option<&Suspect> {
+        self.entries.get(&subject).and_then(|entry| entry.intent.as_ref())
+    }
+}
 
 impl Pending {
     /// Takes up what a job's row says. Returns the operation that was under way.
@@ -59,9 +89,10 @@ impl Pending {
         }
         match serde_json::from_slice::<Entry>(row) {
             Ok(entry) if entry.version == 1 => {
-                let intent = entry.intent.clone();
-                self.0.lock().insert(subject, entry);
-                intent
+                let mut inner = self.0.lock();
+                inner.entries.insert(subject, Entry { intent: None, ..entry });
+                inner.set_intent(subject, entry.intent.clone());
+                entry.intent
             }
             _ => {
                 tracing::warn!(subject, "what a job's row says to be under way cannot be read and is forgotten");
@@ -72,38 +103,51 @@ impl Pending {
 
     /// As the job's row keeps it.
     pub(super) fn encoded(&self, subject: u64) -> Vec<u8> {
-        let entries = self.0.lock();
-        entries.get(&subject).and_then(|entry| serde_json::to_vec(entry).ok()).unwrap_or_default()
+        let inner = self.0.lock();
+        inner.entries.get(&subject).and_then(|entry| serde_json::to_vec(entry).ok()).unwrap_or_default()
     }
 
     /// The multipart upload of a subject.
     pub(super) fn upload(&self, subject: u64) -> Option<UploadState> {
-        self.0.lock().get(&subject).and_then(|entry| entry.upload.clone())
+        self.0.lock().entries.get(&subject).and_then(|entry| entry.upload.clone())
     }
 
     /// The multipart upload of a subject is now this. Not written down yet.
     pub(super) fn set_upload(&self, subject: u64, upload: UploadState) {
-        let mut entries = self.0.lock();
-        let entry = entries.entry(subject).or_default();
+        let mut inner = self.0.lock();
+        let entry = inner.entries.entry(subject).or_default();
         entry.version = 1;
         entry.upload = Some(upload);
     }
 
     /// A part of the multipart upload of a subject is there. Not written down yet.
     pub(super) fn add_part(&self, subject: u64, number: u32, etag: &ETag) {
-        if let Some(upload) = self.0.lock().get_mut(&subject).and_then(|entry| entry.upload.as_mut()) {
+        if let Some(upload) = self.0.lock().entries.get_mut(&subject).and_then(|entry| entry.upload.as_mut()) {
             upload.parts.push((number, etag.0.clone()));
         }
     }
 
     /// The operation that was sent and whose outcome is not recorded yet.
     pub(super) fn intent(&self, subject: u64) -> Option<Suspect> {
-        self.0.lock().get(&subject).and_then(|entry| entry.intent.clone())
+        self.0.lock().intent(subject).cloned()
     }
 
-    /// Whether anything is under way for a subject.
-    pub(super) fn has(&self, subject: u64) -> bool {
-        self.0.lock().contains_key(&subject)
+    /// Another subject than `subject` that may have written `key`, or is known by what is there.
+    pub(super) fn other(&self, key: &str, subject: u64) -> Option<u64> {
+        let inner = self.0.lock();
+        let from = (key.to_owned(), 0);
+        let on_key = inner.claimed.range(from..).take_while(|(at, _)| at == key).map(|(_, subject)| *subject);
+        on_key.into_iter().find(|other| *other != subject)
+    }
+
+    /// Whether an operation may have written `key`.
+    pub(super) fn writes(&self, key: &str) -> bool {
+        self.0.lock().claimed.range((key.to_owned(), 0)..).next().is_some_and(|(at, _)| at == key)
+    }
+
+    /// Whether an operation may have written a key that begins with `prefix`.
+    pub(super) fn writes_below(&self, prefix: &str) -> bool {
+        self.0.lock().claimed.range((prefix.to_owned(), 0)..).next().is_some_and(|(at, _)| at.starts_with(prefix))
     }
 
     /// As the job's row keeps it once the outcome is recorded: the intent is over, and with a write the upload too.
@@ -115,67 +159,62 @@ impl Pending {
 
     /// The outcome is recorded: see [`Self::encoded_after`].
     pub(super) fn concluded(&self, subject: u64, written: bool) {
-        let mut entries = self.0.lock();
-        if let Some(entry) = entries.get_mut(&subject) {
-            entry.intent = None;
-            if written || entry.upload.is_none() {
-                entries.remove(&subject);
-            }
+        let mut inner = self.0.lock();
+        if let Some(entry) = inner.entries.get_mut(&subject).filter(|_| written) {
+            entry.upload = None;
         }
+        inner.set_intent(subject, None);
+    }
+
+    /// The operation was not sent, or is known not to have happened. The row may still say otherwise: then it is looked for once more.
+    pub(super) fn retract(&self, subject: u64) {
+        self.0.lock().set_intent(subject, None);
     }
 
     /// Sets the intent in memory. Whether that is news.
     fn set_intent(&self, subject: u64, intent: Suspect) -> bool {
+        let mut inner = self.0.lock();
         if matches!(&intent.op, Op::PutBytes { body, .. } if body.len() > BODY_BYTES_MAX) {
+            inner.set_intent(subject, None);
             return false;
         }
-        let mut entries = self.0.lock();
-        let entry = entries.entry(subject).or_default();
-        let news = entry.intent.as_ref().is_none_or(|old| old.kin != intent.kin || old.op != intent.op);
-        entry.version = 1;
-        entry.intent = Some(intent);
+        let news = inner.intent(subject).is_none_or(|old| old.kin != intent.kin || old.op != intent.op);
+        inner.set_intent(subject, Some(intent));
         news
     }
 
     /// Writes down what is about to be sent.
     pub(super) async fn intend(&self, runner: &Runner, subject: u64, intent: Suspect) -> Result<(), Failure> {
-        if self.set_intent(subject, intent) { self.save(runner, subject).await } else { Ok(()) }
+        if self.set_intent(subject, intent)
+            && let Err(failure) = self.save(runner, subject).await
+        {
+            self.retract(subject);
+            return Err(failure);
+        }
+        Ok(())
     }
 
     /// As `intend`, for many subjects in few batches.
     pub(super) async fn intend_all(&self, runner: &Runner, intents: Vec<(u64, Suspect)>) -> Result<(), BlobError> {
         let mut batch = Batch::new();
         for (subject, intent) in intents {
-            if self.set_intent(subject, intent)
-                && let Some(row) = self.row(runner, subject).await?
-            {
-                batch.put(Row::Job(row));
+            if self.set_intent(subject, intent) {
+                batch.job(subject, JobChange::UnderWay(self.encoded(subject)));
             }
-            if batch.changes.len() >= BATCH_ROWS {
+            if batch.jobs.len() >= BATCH_ROWS {
                 runner.blobs.apply(runner.owner, std::mem::take(&mut batch)).await?;
             }
         }
-        if !batch.changes.is_empty() {
-            runner.blobs.apply(runner.owner, batch).await?;
-        }
+        runner.blobs.apply(runner.owner, batch).await?;
         Ok(())
     }
 
     /// Writes down what is under way for a subject.
     pub(super) async fn save(&self, runner: &Runner, subject: u64) -> Result<(), Failure> {
-        if let Some(row) = self.row(runner, subject).await? {
-            let mut batch = Batch::new();
-            batch.put(Row::Job(row));
-            runner.blobs.apply(runner.owner, batch).await?;
-        }
+        let mut batch = Batch::new();
+        batch.job(subject, JobChange::UnderWay(self.encoded(subject)));
+        runner.blobs.apply(runner.owner, batch).await?;
         Ok(())
-    }
-
-    /// The job's row with what is under way, where it says something else.
-    async fn row(&self, runner: &Runner, subject: u64) -> Result<Option<JobRow>, BlobError> {
-        let Some(Row::Job(row)) = runner.blobs.meta().get(&Key::Job(runner.owner, subject)).await? else { return Ok(None) };
-        let multipart = self.encoded(subject);
-        Ok((row.multipart != multipart).then_some(JobRow { multipart, ..row }))
     }
 
     /// Aborts the multipart upload of a subject, if there is one.
@@ -188,7 +227,7 @@ impl Pending {
 
     /// The multipart upload of a subject is no more.
     pub(super) async fn forget(&self, runner: &Runner, subject: u64) -> Result<(), Failure> {
-        self.0.lock().remove(&subject);
+        self.concluded(subject, true);
         self.save(runner, subject).await
     }
 }

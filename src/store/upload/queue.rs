@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::budget::Progress;
 use super::run::{Failure, Suspect};
+use crate::base::id::Seq;
 use health::{Backoff, Health};
 
 /// A job that waits for another is looked at again after this, whatever happened.
@@ -58,6 +59,8 @@ struct Job {
     /// Since when it is in a hurry.
     hurry: Option<Instant>,
     wakes: u64,
+    /// Of the plan that found nothing left.
+    planned_after: Seq,
     state: State,
     parked_on: Option<u64>,
     attempts: u32,
@@ -74,17 +77,19 @@ struct Job {
 pub(super) struct Look {
     wakes: u64,
     moves: u64,
+    /// Who asks with a higher number is not part of the plan.
+    pub(super) planned_after: Seq,
 }
 
-/// What a wake found.
+/// What became of a row that was to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Woken {
-    /// No job.
-    New,
-    /// A job that waits.
-    Known,
-    /// A job that is worked on.
-    AtWork,
+pub(super) enum Swept {
+    /// It is gone.
+    Gone,
+    /// It stays: somebody asked since the plan.
+    Asked,
+    /// It could not be dropped now.
+    NotYet,
 }
 
 /// Failures that are worth a record.
@@ -129,12 +134,9 @@ impl Queue {
         self.next_rank
     }
 
-    /// A row was put, changed or dropped.
-    pub(super) fn wake(&mut self, subject: u64, since_ns: i64, date: Instant) -> Woken {
-        let Some(job) = self.jobs.get_mut(&subject) else {
-            self.insert(subject, since_ns, date);
-            return Woken::New;
-        };
+    /// A row was put or changed.
+    pub(super) fn wake(&mut self, subject: u64, since_ns: i64, date: Instant) {
+        let Some(job) = self.jobs.get_mut(&subject) else { return self.insert(subject, since_ns, date) };
         job.wakes += 1;
         job.date = date;
         match job.state {
@@ -145,10 +147,8 @@ impl Queue {
                 self.rank();
                 self.schedule(subject, date);
             }
-            State::Running | State::Deleting => return Woken::AtWork,
-            State::Due(..) | State::Sweeping => {}
+            State::Due(..) | State::Sweeping | State::Running | State::Deleting => {}
         }
-        Woken::Known
     }
 
     /// Takes up a job as its row tells it.
@@ -183,6 +183,7 @@ impl Queue {
             backoff: None,
             hurry: None,
             wakes: 0,
+            planned_after: Seq(0),
             state: State::Running,
             parked_on: None,
             attempts: 0,
@@ -255,8 +256,8 @@ impl Queue {
     }
 
     /// What there is as a round begins.
-    pub(super) fn look(&self, subject: u64) -> Look {
-        Look { wakes: self.jobs.get(&subject).map_or(0, |job| job.wakes), moves: self.moves }
+    pub(super) fn look(&self, subject: u64, planned_after: Seq) -> Look {
+        Look { wakes: self.jobs.get(&subject).map_or(0, |job| job.wakes), moves: self.moves, planned_after }
     }
 
     /// Whether a task may go on with a job at once. Where the job was woken with a later date, it waits for that instead.
@@ -329,6 +330,7 @@ impl Queue {
             self.running -= 1;
         }
         job.state = State::Settled;
+        job.planned_after = look.planned_after;
         job.hurry = None;
         job.key.clear();
         self.settled.push(subject);
@@ -416,10 +418,11 @@ impl Queue {
     }
 
     /// The suspect of a subject did not happen.
-    pub(super) fn clear(&mut self, subject: u64) {
+    pub(super) fn clear(&mut self, subject: u64, now: Instant) {
         if let Some(job) = self.jobs.get_mut(&subject) {
             job.suspect = None;
         }
+        self.release(subject, now);
     }
 
     /// The job works on this key now.
@@ -439,13 +442,12 @@ impl Queue {
         let mut swept = Vec::new();
         while swept.len() < limit {
             let Some(subject) = self.settled.pop() else { break };
-            let look = self.look(subject);
             // One that was woken and settled again is in the list twice.
             if let Some(job) = self.jobs.get_mut(&subject)
                 && job.state == State::Settled
             {
                 job.state = State::Sweeping;
-                swept.push((subject, look));
+                swept.push((subject, Look { wakes: job.wakes, moves: self.moves, planned_after: job.planned_after }));
             }
         }
         swept
@@ -456,23 +458,25 @@ impl Queue {
         self.settled.len()
     }
 
-    /// The row is gone (or not, with `false`). Says `true` where the job was woken meanwhile and needs its row.
-    pub(super) fn swept(&mut self, subject: u64, look: Look, gone: bool) -> bool {
-        let Some(job) = self.jobs.get_mut(&subject).filter(|job| job.state == State::Sweeping) else { return false };
-        if job.wakes != look.wakes {
-            let date = job.date;
-            job.serial = self.next_rank + 1;
-            self.rank();
-            self.schedule(subject, date);
-            return gone;
+    /// What became of a settled job's row. A job that was woken or asked for meanwhile is planned again.
+    pub(super) fn swept(&mut self, subject: u64, look: Look, outcome: Swept, now: Instant) {
+        let Some(job) = self.jobs.get_mut(&subject).filter(|job| job.state == State::Sweeping) else { return };
+        let is_woken = job.wakes != look.wakes;
+        match outcome {
+            _ if is_woken || outcome == Swept::Asked => {
+                let date = if is_woken { job.date } else { now };
+                job.serial = self.next_rank + 1;
+                self.rank();
+                self.schedule(subject, date);
+            }
+            Swept::NotYet => {
+                job.state = State::Settled;
+                self.settled.push(subject);
+            }
+            Swept::Gone | Swept::Asked => {
+                self.jobs.remove(&subject);
+            }
         }
-        if gone {
-            self.jobs.remove(&subject);
-        } else {
-            job.state = State::Settled;
-            self.settled.push(subject);
-        }
-        false
     }
 
     /// Makes a job due now, whatever its date and its back-off say.

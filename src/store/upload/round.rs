@@ -2,23 +2,24 @@
 //!
 //! A round: plan → take the keys → plan again → run → [`Planner::done`] → apply → release the keys; then the next round, until the
 //! plan is settled, or asks to wait. A settled job's row is dropped a moment later, many in one batch: until then a restart plans it once more
-//! and finds nothing to do, so the row never goes before everything that it stands for is recorded.
+//! and finds nothing to do, so the row never goes before everything that it stands for is recorded. Nor does it go where somebody asked since
+//! the plan ([`JobChange::Over`]).
 //!
 //! [`Planner::done`]: super::Planner::done
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::deletes::Collected;
-use super::queue::Look;
+use super::queue::{Look, Swept};
 use super::run::{Content, Failure, Suspect};
 use super::schedule::{Owner, SWEEP_ROWS};
 use super::{Done, Op, Plan};
+use crate::store::blob::jobs::JobChange;
 use crate::store::blob::{Batch, BlobError};
-use crate::store::meta::{Change, JobRow, Key, Row};
+use crate::store::meta::Key;
 
 /// Operations of one job in a row, before others get its slot.
 const ROUNDS: u32 = 16;
@@ -39,7 +40,8 @@ impl Owner {
     /// Works on one job until it has to wait for something.
     pub(super) async fn work(self: Arc<Self>, subject: u64) {
         for _ in 0..ROUNDS {
-            let look = self.queue.lock().look(subject);
+            let planned_after = self.blobs().asked_through();
+            let look = self.queue.lock().look(subject, planned_after);
             match self.round(subject, look).await {
                 Ok(Round::Over) => return self.changed.notify_one(),
                 Ok(Round::Again) if self.stop.is_cancelled() => break,
@@ -66,7 +68,10 @@ impl Owner {
             let _keys = self.keys.lock(suspect.op.target(), &suspect.op.sources()).await;
             match self.runner.resolve(&suspect).await? {
                 Some(done) => self.conclude(subject, &suspect.op, &done).await?,
-                None => self.queue.lock().clear(subject),
+                None => {
+                    self.runner.pending.retract(subject);
+                    self.queue.lock().clear(subject, Instant::now());
+                }
             }
             return Ok(Round::Again);
         }
@@ -93,6 +98,11 @@ impl Owner {
         if self.plan(subject).await? != Plan::Run(op.clone()) {
             return Ok(Round::Again);
         }
+        if let Some(other) = self.runner.pending.other(op.target(), subject) {
+            // Nobody works on this key, so the outcome of the other's operation is open: it may have written what would be taken for foreign.
+            self.queue.lock().park(subject, look, other, Instant::now());
+            return Ok(Round::Over);
+        }
         let progress = self.queue.lock().working(subject, op.target());
         if op.is_delete() {
             self.runner.pending.abandon(&self.runner, subject).await?;
@@ -109,7 +119,12 @@ impl Owner {
     /// Sends collected deletes and records what became of them, many in one batch.
     pub(super) async fn delete(self: Arc<Self>, collected: Vec<Collected>) {
         let intent = |one: &Collected| (one.subject, Suspect { op: one.op.clone(), kin: None, content: Content::default() });
-        if let Err(error) = self.runner.pending.intend_all(&self.runner, collected.iter().map(intent).collect()).await {
+        let intents = collected.iter().map(intent).collect();
+        let intended = self.runner.pending.intend_all(&self.runner, intents).await;
+        if let Err(error) = match intended {
+            Ok(()) => self.blobs().sync().await.map(|_| ()),
+            failed => failed,
+        } {
             for one in collected {
                 self.fail(one.subject, Failure { text: error.to_string(), endpoint: false, suspect: None }).await;
             }
@@ -133,8 +148,7 @@ impl Owner {
             };
             match recorded {
                 Ok((batch, outcome)) => {
-                    all.changes.extend(batch.changes);
-                    all.blobs.extend(batch.blobs);
+                    all.extend(batch);
                     done.push((one, outcome));
                 }
                 Err(failure) => self.fail(one.subject, failure).await,
@@ -174,28 +188,14 @@ impl Owner {
         let mut batch = Batch::new();
         let planned = self.planner.done(subject, op, done, &mut batch).await;
         planned.map_err(|error| self.unrecorded(subject, error.to_string()))?;
-        let key = Key::Job(self.id, subject);
-        let is_told = batch.changes.iter().any(|change| match change {
-            Change::Put(row) => row.key() == key,
-            Change::Drop(dropped) => *dropped == key,
-        });
-        if let (false, Some(Row::Job(mut row))) = (is_told, self.row(&key).await?)
-            && (row.attempts, row.error.len(), row.multipart.len()) != (0, 0, 0)
-        {
-            row.attempts = 0;
-            row.error.clear();
-            row.multipart = self.runner.pending.encoded_after(subject, matches!(done, Done::Written { .. }));
-            batch.put(Row::Job(row));
-        }
+        let under_way = self.runner.pending.encoded_after(subject, matches!(done, Done::Written { .. }));
+        batch.job(subject, JobChange::UnderWay(under_way));
+        batch.job(subject, JobChange::Trouble { attempts: 0, error: String::new() });
         Ok(batch)
     }
 
-    async fn row(&self, key: &Key) -> Result<Option<Row>, Failure> {
-        Ok(self.blobs().meta().get(key).await.map_err(BlobError::from)?)
-    }
-
     async fn apply(&self, batch: Batch) -> Result<(), String> {
-        if batch.changes.is_empty() && batch.blobs.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
         fail::fail_point!("upload-before-apply");
@@ -229,65 +229,38 @@ impl Owner {
     async fn fail(&self, subject: u64, failure: Failure) {
         self.runner.counts.add("failed");
         tracing::debug!(owner = %self.id, subject, error = failure.text, "an attempt to upload failed");
+        if failure.suspect.is_none() && self.queue.lock().suspect(subject).is_none() {
+            self.runner.pending.retract(subject);
+        }
         let trouble = self.queue.lock().failed(subject, failure, Instant::now());
         self.ended.send_modify(|count| *count += 1);
         self.changed.notify_one();
-        if let Some(trouble) = trouble
-            && let Ok(Some(Row::Job(row))) = self.row(&Key::Job(self.id, subject)).await
-        {
+        if let Some(trouble) = trouble {
             let mut batch = Batch::new();
-            batch.put(Row::Job(JobRow { attempts: trouble.attempts, error: trouble.error, ..row }));
+            batch.job(subject, JobChange::Trouble { attempts: trouble.attempts, error: trouble.error });
             // Only `status` after a restart would miss it.
             let _ = self.apply(batch).await;
         }
     }
 
     /// Drops the rows of settled jobs.
-    pub(super) async fn sweep(self: &Arc<Self>) {
+    pub(super) async fn sweep(&self) {
         let swept = self.queue.lock().sweep(SWEEP_ROWS);
-        let (mut batch, mut rows) = (Batch::new(), HashMap::new());
-        for (subject, _) in &swept {
-            let key = Key::Job(self.id, *subject);
-            if let Ok(Some(Row::Job(row))) = self.row(&key).await {
-                rows.insert(*subject, row);
-                batch.drop(key);
-            }
+        let mut batch = Batch::new();
+        for (subject, look) in &swept {
+            batch.job(*subject, JobChange::Over { planned_after: look.planned_after });
         }
-        let gone = self.apply(batch).await.is_ok();
+        let applied = self.apply(batch).await.is_ok();
         for (subject, look) in swept {
-            let needs_row = self.queue.lock().swept(subject, look, gone);
-            if needs_row && let Some(row) = rows.remove(&subject) {
-                self.clone().restore_row(subject, Some(row)).await;
-            }
+            // A row that stays was asked for meanwhile; one that cannot be seen without waiting is not there any more.
+            let stays = matches!(self.blobs().meta().try_get(&Key::Job(self.id, subject)), Some(Some(_)));
+            let outcome = match (applied, stays) {
+                (false, _) => Swept::NotYet,
+                (true, true) => Swept::Asked,
+                (true, false) => Swept::Gone,
+            };
+            self.queue.lock().swept(subject, look, outcome, Instant::now());
         }
         self.changed.notify_one();
-    }
-
-    /// Puts the row of a job that was dropped or changed by somebody at the same time as by us.
-    pub(super) async fn restore_row(self: Arc<Self>, subject: u64, dropped: Option<JobRow>) {
-        let fresh = || JobRow {
-            owner: self.id,
-            subject,
-            since_ns: self.queue.lock().since_ns(subject),
-            not_before_ns: self.blobs().clock().now_ns(),
-            attempts: 0,
-            error: String::new(),
-            multipart: Vec::new(),
-            note: Vec::new(),
-        };
-        let (row, there) = match self.row(&Key::Job(self.id, subject)).await {
-            Ok(Some(Row::Job(row))) => (row, true),
-            Ok(_) => (dropped.unwrap_or_else(fresh), false),
-            Err(_) => return,
-        };
-        let multipart = self.runner.pending.encoded(subject);
-        if there && row.multipart == multipart {
-            return;
-        }
-        let mut batch = Batch::new();
-        batch.put(Row::Job(JobRow { multipart, ..row }));
-        if let Err(error) = self.apply(batch).await {
-            tracing::error!(owner = %self.id, subject, error, "a job's row could not be restored");
-        }
     }
 }

@@ -6,7 +6,7 @@
 //! Invariants:
 //! - Whatever comes from the operation's own source (a copy's source, the base of parts, remote bytes of the blob) being gone or replaced is
 //!   [`Done::SourceChanged`], never a failure.
-//! - The names and attributes that an operation writes are durable here before it begins.
+//! - The names and attributes that an operation writes, and the intent to write them, are durable here before its request is sent.
 //! - A failure that leaves the outcome open carries a [`Suspect`]; it is looked at before anything else is done for its subject.
 
 use std::sync::Arc;
@@ -54,6 +54,17 @@ pub(super) struct Suspect {
     pub(super) kin: Option<Kin>,
     /// What it would have written.
     pub(super) content: Content,
+}
+
+impl Suspect {
+    /// The keys that must stay as they are until the outcome is known.
+    pub(super) fn claims(&self) -> Vec<&str> {
+        let source = match &self.kin {
+            Some(Kin::CopyOf(source)) => Some(source.key.as_str()),
+            Some(Kin::Marked { .. }) | None => None,
+        };
+        std::iter::once(self.op.target()).chain(source).collect()
+    }
 }
 
 /// What a write writes, for its [`Done`].
@@ -104,8 +115,6 @@ pub(super) fn is_source_changed(error: &BlobError) -> bool {
 impl Runner {
     /// Runs anything but a delete.
     pub(super) async fn run(&self, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
-        // What was planned from is durable before the bucket shows it: after a power loss, nothing of ours may look like somebody else's.
-        self.blobs.sync().await?;
         match op {
             Op::PutBlob { blob, .. } => self.put_blob(subject, op, *blob, progress).await,
             Op::PutBytes { key, body, attributes, .. } => {
@@ -229,6 +238,10 @@ impl Runner {
         content: Content,
     ) -> Result<Done, Failure> {
         self.pending.intend(self, subject, Suspect { op: op.clone(), kin: Some(kin.clone()), content: content.clone() }).await?;
+        if let Err(error) = self.blobs.sync().await {
+            self.pending.retract(subject);
+            return Err(error.into());
+        }
         match adopt::land(&*self.bucket, op.target(), write, op.expected(), &kin).await {
             Ok(Landed::Written(written)) => Ok(content.written(written)),
             Ok(Landed::Foreign(head)) => {

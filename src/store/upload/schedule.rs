@@ -20,11 +20,11 @@ use super::Planner;
 use super::deletes::{Deletes, Next};
 use super::finished::Finished;
 use super::keys::KeyLocks;
-use super::queue::{Queue, Trouble, Woken};
+use super::queue::{Queue, Trouble};
 use super::run::{Failure, Runner};
 use crate::base::id::OwnerId;
 use crate::store::blob::BlobStore;
-use crate::store::meta::{JobRow, Key, Row};
+use crate::store::meta::JobRow;
 
 /// How long settled jobs are collected, so that their rows go in one batch.
 const SWEEP_LINGER: Duration = Duration::from_millis(100);
@@ -40,8 +40,6 @@ pub(super) struct Owner {
     pub(super) keys: Arc<KeyLocks>,
     pub(super) deletes: Deletes,
     pub(super) finished: Mutex<Finished>,
-    /// Subjects that were woken and whose row was dropped or changed at the same time.
-    rowless: Mutex<Vec<u64>>,
     /// The loop has something to look at.
     pub(super) changed: Notify,
     /// Counts endings and failures, for those who wait.
@@ -72,7 +70,6 @@ impl Owner {
             keys: Arc::default(),
             deletes: Deletes::default(),
             finished: Mutex::default(),
-            rowless: Mutex::default(),
             changed: Notify::new(),
             ended: watch::Sender::new(0),
             stop: CancellationToken::new(),
@@ -93,7 +90,8 @@ impl Owner {
     /// Takes up what a row says.
     pub(super) fn restore(&self, row: JobRow) {
         let suspect = self.runner.pending.adopt(row.subject, &row.multipart).map(Box::new);
-        let date = self.instant(row.not_before_ns);
+        // What an earlier life left open is looked for before anybody plans on its key.
+        let date = if suspect.is_some() { Instant::now() } else { self.instant(row.not_before_ns) };
         let trouble = Trouble { attempts: row.attempts, error: row.error };
         self.queue.lock().restore(row.subject, row.since_ns, date, trouble, suspect, Instant::now());
     }
@@ -101,17 +99,7 @@ impl Owner {
     /// See [`super::Uploader::wake`].
     pub(super) fn wake(&self, subject: u64, not_before_ns: i64) {
         let date = self.instant(not_before_ns);
-        let how = self.queue.lock().wake(subject, self.blobs().clock().now_ns(), date);
-        // The row of a job that was just swept may have been dropped after the batch that this wake tells of; and that batch may have put
-        // the row of a job at work as it was before its intent.
-        let is_lost = match (how, self.blobs().meta().try_get(&Key::Job(self.id, subject))) {
-            (Woken::New, row) => row == Some(None),
-            (Woken::AtWork, Some(Some(Row::Job(row)))) => row.multipart.is_empty() && self.runner.pending.has(subject),
-            _ => false,
-        };
-        if is_lost {
-            self.rowless.lock().push(subject);
-        }
+        self.queue.lock().wake(subject, self.blobs().clock().now_ns(), date);
         self.changed.notify_one();
     }
 
@@ -184,9 +172,6 @@ impl Owner {
             let started = self.queue.lock().start(now, slots);
             for subject in started {
                 tasks.spawn(vec![subject], self.clone().work(subject));
-            }
-            for subject in std::mem::take(&mut *self.rowless.lock()) {
-                tasks.spawn(Vec::new(), self.clone().restore_row(subject, None));
             }
         }
         let (busy, due, settled) = {

@@ -149,7 +149,9 @@ impl<'a> Merge<'a> {
         let remote = &self.share.remote;
         // What was never listed is listed at the old prefix of a move: there all is the directory's, but what was moved out of it.
         let is_moving = if self.is_first { remote.moves.begins_below(prefix) } else { remote.moves.touches(prefix) };
-        if remote.deleted.since(prefix, self.asked_ns) || is_moving || self.is_touched(prefix) {
+        let uploader = &self.share.uploader;
+        let is_written = self.is_touched(prefix) || uploader.touches_below(self.share.owner, prefix);
+        if remote.deleted.since(prefix, self.asked_ns) || is_moving || is_written {
             return Ok(true);
         }
         Ok(!self.share.meta().objects(self.share.owner, prefix, prefix, 1).await?.is_empty())

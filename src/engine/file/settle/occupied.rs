@@ -45,7 +45,6 @@ impl Share {
             return Ok(Spot::Taken(Box::new(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS))));
         }
         if !holder.reads(key, &self.settings.prefix) {
-            self.blobs.sync().await?;
             return Ok(Spot::Free(Expected::Object(ETag(there.etag))));
         }
         if self.is_circle(view.id, holder.id).await?

@@ -408,6 +408,8 @@ pub(super) async fn seen(world: &World) -> Seen {
     let mut todo = vec![String::new()];
     while let Some(path) = todo.pop() {
         let attr = world.stat(&path).await.unwrap();
+        let view = world.share.view(attr.node).await.unwrap();
+        assert!(!view.is_dirty() || world.share.has_job(attr.node).await.unwrap(), "{path}: dirty bytes without a job");
         if attr.kind == NodeKind::Directory {
             todo.extend(world.list(&path).await.into_iter().map(|name| format!("{path}/{name}")));
         }

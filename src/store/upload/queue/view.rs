@@ -30,11 +30,6 @@ impl Queue {
         Trouble { attempts: job.map_or(0, |job| job.attempts), error: job.map_or(String::new(), |job| job.error.clone()) }
     }
 
-    /// Since when the subject has a job.
-    pub(in crate::store::upload) fn since_ns(&self, subject: u64) -> i64 {
-        self.jobs.get(&subject).map_or(0, |job| job.since_ns)
-    }
-
     /// All jobs that are not over.
     pub(in crate::store::upload) fn views(&self) -> Vec<View> {
         let view = |(subject, job): (&u64, &Job)| View {

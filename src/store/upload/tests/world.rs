@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::base::clock::Clock;
 use crate::base::disk::simulated::SimulatedDisk;
 use crate::base::id::{BlobId, NodeId, OwnerId};
+use crate::store::blob::jobs::JobChange;
 use crate::store::blob::{self, Batch, BlobChange, BlobError, BlobStore, FetchError, Layout, Patience, Portion};
 use crate::store::log;
 use crate::store::meta::{JobRow, Key, MemoryDatabase, Meta, ObjectRow, Place, Row};
@@ -156,7 +157,7 @@ impl Gateway {
         let blob = self.blobs.new_blob_id().await.unwrap();
         let mut batch = Batch::new();
         batch.blob(BlobChange::Create { id: blob, owner, len_bytes: 0, source: Bytes::new() });
-        batch.put(Row::Job(job(owner, subject, self.clock.now_ns())));
+        batch.job(subject, JobChange::Ask { not_before_ns: self.clock.now_ns() });
         self.blobs.apply(owner, batch).await.unwrap();
         wants.lock().insert(subject, Want { key: Some(key.into()), mode: 0o644, blob, content: content.to_vec() });
         self.blobs.write(blob, 0, Bytes::copy_from_slice(content), Patience::Default).await.unwrap();
@@ -202,13 +203,8 @@ impl Gateway {
     pub async fn touch(&self, subject: u64, delay: Duration) {
         let now_ns = self.clock.now_ns();
         let not_before_ns = now_ns + i64::try_from(delay.as_nanos()).unwrap();
-        let key = Key::Job(OWNER, subject);
-        let row = match self.blobs.meta().get(&key).await.unwrap() {
-            Some(Row::Job(row)) => JobRow { not_before_ns, ..row },
-            _ => JobRow { not_before_ns, ..job(OWNER, subject, now_ns) },
-        };
         let mut batch = Batch::new();
-        batch.put(Row::Job(row));
+        batch.job(subject, JobChange::Ask { not_before_ns });
         self.blobs.apply(OWNER, batch).await.unwrap();
         self.uploader.wake(OWNER, subject, not_before_ns);
     }
@@ -220,19 +216,6 @@ impl Gateway {
 
     pub async fn jobs(&self) -> Vec<JobRow> {
         self.blobs.meta().jobs(OWNER).await.unwrap()
-    }
-}
-
-fn job(owner: OwnerId, subject: u64, since_ns: i64) -> JobRow {
-    JobRow {
-        owner,
-        subject,
-        since_ns,
-        not_before_ns: since_ns,
-        attempts: 0,
-        error: String::new(),
-        multipart: Vec::new(),
-        note: Vec::new(),
     }
 }
 
