@@ -1,13 +1,14 @@
 //! The command line.
 //!
 //! What lives here: the commands and their arguments; `cli/serve.rs` runs a gateway, `cli/s3.rs` the embedded endpoint alone, `cli/check.rs`
-//! reads and prints the configuration, `cli/ask.rs` asks a running gateway, `cli/show.rs` prints what it answers.
+//! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/show.rs` prints what it answers.
 //!
 //! Invariant: what goes wrong is one line on standard error that names the thing and the remedy; the exit code says which kind it was.
 
 mod ask;
 mod check;
 mod s3;
+mod salvage;
 mod serve;
 mod show;
 
@@ -56,7 +57,7 @@ enum Command {
     /// Run the gateway. Without any configuration: the embedded S3 endpoint and every share of ./shares.
     Serve,
     /// Read the configuration, say what is wrong with it, and print what is in force.
-    Check,
+    Check(CheckArgs),
     /// The shares of a running gateway.
     #[command(subcommand)]
     Share(ShareCommand),
@@ -101,6 +102,14 @@ enum UploadCommand {
         #[arg(long, value_name = "TIME")]
         timeout: Option<Span>,
     },
+}
+
+#[derive(Args, Debug)]
+struct CheckArgs {
+    /// Rescue what was not uploaded yet from a cache directory whose database is lost: every such file is written to DIR, which
+    /// has to be empty or new, with a report. Cache and database are left as they are.
+    #[arg(long, value_name = "DIR")]
+    salvage: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -161,7 +170,8 @@ async fn run(line: CommandLine) -> Exit {
             start_log();
             serve::run(config).await
         }
-        Command::Check => check::run(&config),
+        Command::Check(CheckArgs { salvage: None }) => check::run(&config),
+        Command::Check(CheckArgs { salvage: Some(target) }) => salvage::run(&config, &target),
         Command::Share(command) => ask::share(&config, command).await,
         Command::Status(args) => ask::status(&config, &args).await,
         Command::Upload(UploadCommand::Wait { share, timeout }) => ask::wait(&config, share, timeout).await,

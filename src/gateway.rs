@@ -33,6 +33,7 @@ use crate::store::blob::{self, Batch, BlobStore};
 use crate::store::log;
 use crate::store::meta::{Key, Meta, Place, Row, ValueRow};
 use crate::store::object::local::Local;
+use crate::store::object::meter;
 use crate::store::upload::{self, Uploader};
 use shares::Running;
 
@@ -153,6 +154,7 @@ impl Gateway {
         }
         self.uploader.close(UPLOAD_GRACE).await;
         let closed = self.blobs.close().await;
+        self.blobs.meta().close().await;
         if let Some(embedded) = &self.embedded {
             embedded.close().await;
         }
@@ -185,6 +187,7 @@ fn install_metrics() -> metrics_exporter_prometheus::PrometheusHandle {
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::debug!("another recorder of metrics is installed");
             }
+            meter::describe();
             handle
         })
         .clone()
@@ -196,7 +199,7 @@ fn make_directory(path: &Path) -> Result<PathBuf, StartError> {
 }
 
 /// Takes the data directory for this process (flock(2)); the kernel gives it back when the process ends, however it ends.
-fn lock(data: &Path) -> Result<File, StartError> {
+pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
     let path = data.join("lock");
     let file = File::options()
         .create(true)

@@ -5,7 +5,7 @@
 //! found in S3. Pure: `blob/map.rs` is the extent map, `blob/kept.rs` what a generation keeps aside, `blob/page.rs` what a
 //! checkpoint stores of both blob and map, `blob/record.rs` bodies in the log, `blob/portion.rs` who may have how many dirty
 //! bytes, `blob/read_ahead.rs`. `blob/state.rs` is one blob and what each record does to it; `blob/cache.rs` which blobs and
-//! pages are in memory. One file per verb: `blob/{write,apply,jobs,read,fetch,freeze,checkpoint,reclaim,recover}.rs`.
+//! pages are in memory. One file per verb: `blob/{write,apply,jobs,read,fetch,freeze,checkpoint,reclaim,recover,salvage}.rs`.
 //!
 //! The extent map says for every byte of a blob where it is: in the log (an extent with location and number), a hole (zeros),
 //! or, where no extent covers it, in S3 below `remote_len_bytes` and zero from there on. A byte in the log is dirty iff its
@@ -44,6 +44,7 @@ mod read_ahead;
 mod reclaim;
 mod record;
 mod recover;
+pub mod salvage;
 mod state;
 mod tasks;
 #[cfg(test)]
@@ -245,6 +246,8 @@ pub struct BlobStore {
     pressed: Mutex<Option<tokio::time::Instant>>,
     /// Changes since the last checkpoint, about.
     changes: AtomicU64,
+    /// Why the last checkpoint failed; `None`: it did not.
+    checkpoint_failure: Mutex<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
 }
 

@@ -391,11 +391,13 @@ impl Log {
             if suspect { Some("in an earlier process".to_owned()) } else { inner.flush_now().err().map(|e| e.to_string()) };
         if let Some(failure) = failure {
             inner.flush_failed(failure, &self.shared.redirects);
-            if !inner.stranded {
-                inner.flush_now()?;
+            if !inner.stranded
+                && let Err(error) = inner.flush_now()
+            {
+                // What was just written again is as suspect as what it replaces, and the next process has to know.
+                inner.flush_failed(error.to_string(), &self.shared.redirects);
             }
         }
-        inner.may_be_durable = inner.stranded;
         Ok(())
     }
 

@@ -203,6 +203,10 @@ impl Share {
         }
         if row.links > 0 {
             let named = self.named_keys(row).await?;
+            if let Some(desired) = named.first().filter(|_| view.is_dirty()) {
+                // What is only here is to be found by its name, also without the database.
+                self.blobs.set_hint(row.blob, desired.key.as_bytes());
+            }
             if row.kind != NodeKind::Directory || self.wants_marker(&view, row, &named).await? {
                 view.desired = named;
             }

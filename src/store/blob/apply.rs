@@ -127,6 +127,7 @@ impl BlobStore {
         let mut prepared = self.prepare(owner, batch).await?;
         let deadline = self.deadline(Patience::Default);
         loop {
+            self.keep_up(deadline).await?;
             self.log.room().await?;
             let mut space = self.space.subscribe();
             match self.try_apply(&prepared)? {

@@ -156,8 +156,14 @@ impl BlobStore {
 
     /// Whether blobs and extents take more memory than they may.
     pub(super) fn is_memory_full(&self) -> bool {
+        self.is_memory_full_by(1)
+    }
+
+    /// Whether they take more than so many times that.
+    pub(super) fn is_memory_full_by(&self, factor: u64) -> bool {
         let blobs = self.table.len.load(Ordering::Relaxed) as u64 * BLOB_BYTES;
-        u64::try_from(self.memory.load(Ordering::Relaxed)).unwrap_or(0) + blobs > self.settings.memory_bytes
+        u64::try_from(self.memory.load(Ordering::Relaxed)).unwrap_or(0) + blobs
+            > self.settings.memory_bytes.saturating_mul(factor)
     }
 
     /// Forgets what was not used lately, in at most two rounds. What does not help is not tried again before the next checkpoint.

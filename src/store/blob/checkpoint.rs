@@ -10,18 +10,28 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::page::{self, HEAD_PAGE, Ledger};
 use super::state::{Blob, Image};
 use super::{BlobError, BlobStore};
 use crate::base::id::{BlobId, Seq};
 use crate::store::log::{LogError, LogId, Position};
-use crate::store::meta::Checkpoint;
+use crate::store::meta::{Checkpoint, MetaError};
 
 /// Where the accounts are stored: the blob and the page.
 pub(super) const ACCOUNTS: (BlobId, u64) = (BlobId(0), 0);
 /// Where the log's id is stored.
 pub(super) const LOG_ID: (BlobId, u64) = (BlobId(0), 1);
+
+/// From so many bytes of staged rows on their writers wait for a checkpoint.
+pub(super) const BEHIND_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+/// Where checkpoints fail, writers wait when maps take so many times the memory that they may.
+const BEHIND_FACTOR: u64 = 2;
+/// The longest that they wait.
+const BEHIND_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Everything as it was at one moment.
 struct Picture {
@@ -51,6 +61,16 @@ impl Drop for Flight<'_> {
 impl BlobStore {
     /// Makes a checkpoint. With `durable` it survives power loss.
     pub(super) async fn make_checkpoint(&self, durable: bool) -> Result<(), BlobError> {
+        let made = self.try_checkpoint(durable).await;
+        *self.checkpoint_failure.lock() = made.as_ref().err().map(ToString::to_string);
+        if made.is_ok() {
+            // Who waits in `keep_up` looks again.
+            self.tell_space();
+        }
+        made
+    }
+
+    async fn try_checkpoint(&self, durable: bool) -> Result<(), BlobError> {
         let _one = self.checkpointing.lock().await;
         let picture = self.take_picture();
         let verifier = picture.verifier;
@@ -67,6 +87,31 @@ impl BlobStore {
         self.changes.store(0, Ordering::Relaxed);
         self.evict_after_checkpoint();
         Ok(())
+    }
+
+    /// Holds up a writer while more is pinned in memory than may be, since checkpoints fail or take long.
+    pub(super) async fn keep_up(&self, deadline: Instant) -> Result<(), BlobError> {
+        if !self.is_behind() {
+            return Ok(());
+        }
+        let deadline = deadline.min(Instant::now() + BEHIND_WAIT_MAX);
+        loop {
+            let mut space = self.space.subscribe();
+            if !self.is_behind() {
+                return Ok(());
+            }
+            self.checkpoint_wanted.notify_one();
+            if Self::wait_a_while(&mut space, deadline).await.is_err() {
+                let failure = self.checkpoint_failure.lock().clone();
+                let reason = failure.unwrap_or_else(|| "it does not keep up".to_owned());
+                return Err(MetaError::Failed(format!("too many changes wait for the database: {reason}")).into());
+            }
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        let maps = self.is_memory_full_by(BEHIND_FACTOR) && self.checkpoint_failure.lock().is_some();
+        maps || self.meta.staged_bytes() > BEHIND_BYTES
     }
 
     fn take_picture(&self) -> Picture {

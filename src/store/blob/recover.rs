@@ -132,6 +132,7 @@ fn build(log: Log, meta: Arc<Meta>, clock: Arc<dyn Clock>, settings: Settings, a
         pressure: watch::Sender::new(0),
         pressed: Mutex::new(None),
         changes: AtomicU64::new(0),
+        checkpoint_failure: Mutex::new(None),
         tasks: Mutex::default(),
     })
 }

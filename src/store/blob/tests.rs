@@ -4,5 +4,6 @@ mod crash;
 mod damage;
 mod fetch;
 mod full;
+mod salvage;
 mod verbs;
 mod world;

@@ -110,6 +110,7 @@ impl BlobStore {
         }
         let _reserved = self.reserve(owner, data.len() as u64, deadline).await?;
         loop {
+            self.keep_up(deadline).await?;
             self.log.room().await?;
             let mut space = self.space.subscribe();
             match self.try_write(blob, offset, &data)? {
@@ -225,7 +226,7 @@ impl BlobStore {
     }
 
     /// Waits until something became free, or it is time to ask again.
-    async fn wait_a_while(space: &mut watch::Receiver<u64>, deadline: Instant) -> Result<(), BlobError> {
+    pub(super) async fn wait_a_while(space: &mut watch::Receiver<u64>, deadline: Instant) -> Result<(), BlobError> {
         let until = deadline.min(Instant::now() + WAIT_INTERVAL);
         if tokio::time::timeout_at(until, space.changed()).await.is_err() && Instant::now() >= deadline {
             return Err(BlobError::NoSpace);

@@ -167,6 +167,7 @@ impl Inner {
 
     fn flushed(&mut self, upto: Position) {
         self.durable = self.durable.max(upto);
+        self.may_be_durable = false;
         while self.unflushed.front().is_some_and(|batch| batch.end <= upto) {
             if let Some(batch) = self.unflushed.pop_front() {
                 self.unflushed_bytes -= batch.bytes;
@@ -201,7 +202,6 @@ impl Inner {
             Ok(()) => {
                 self.redirect(&batches, redirects);
                 self.stranded = false;
-                self.may_be_durable = false;
                 Ok(())
             }
             Err(error) => {

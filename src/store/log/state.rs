@@ -52,7 +52,7 @@ pub struct Inner {
     pub failure: String,
     /// What is in `unflushed` could not be written elsewhere yet; nothing may be appended before it is.
     pub stranded: bool,
-    /// What is in `unflushed` is of an earlier process, which may have made it durable, and said so.
+    /// Of what is in `unflushed` some is of an earlier process, which may have made it durable, and said so. Until a flush succeeds.
     pub may_be_durable: bool,
     pub verifier: u64,
     pub names: Option<Names>,

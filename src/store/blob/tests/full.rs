@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::world::{OWNER, World, bytes};
 use crate::base::id::{BlobId, OwnerId};
 use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, Patience, Portion};
-use crate::store::meta::{Key, Row, ValueRow};
+use crate::store::meta::{Key, MetaError, Row, ValueRow};
 
 const SECOND: Patience = Patience::AtMost(Duration::from_secs(1));
 
@@ -33,6 +33,41 @@ fn uploader(store: &Arc<BlobStore>, world: &World, id: BlobId) -> (tokio::task::
         uploads
     });
     (task, stopped)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_checkpoints_fail_what_waits_for_them_is_bounded_and_heals() {
+    let world = World::new(32, 1);
+    let store = world.open().await;
+    let change = |index: u64| {
+        let mut batch = Batch::new();
+        batch.put(Row::Value(ValueRow { name: format!("row {index}"), value: vec![1; 10_000] }));
+        batch
+    };
+    world.database.fail_applies(u32::MAX);
+    let mut done = 0;
+    let refused = loop {
+        match store.apply(OWNER, change(done)).await {
+            Ok(_) => done += 1,
+            Err(error) => break error,
+        }
+        assert!(done < 1_000, "nobody is held up");
+    };
+    assert!(
+        matches!(&refused, BlobError::Meta(MetaError::Failed(reason)) if reason.contains("wait for the database")),
+        "{refused}"
+    );
+    assert!(done > 50 && store.meta().staged_bytes() < 2 << 20);
+    // What waits when the database works again goes on.
+    let waiting = tokio::spawn({
+        let (store, batch) = (store.clone(), change(done));
+        async move { store.apply(OWNER, batch).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!waiting.is_finished());
+    world.database.fail_applies(0);
+    waiting.await.unwrap().unwrap();
+    assert!(store.meta().staged_bytes() < 1 << 20);
 }
 
 #[tokio::test(start_paused = true)]
