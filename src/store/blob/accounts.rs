@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::delta::Delta;
 use super::page::Ledger;
 use super::portion::{self, Claim};
-use super::state::Delta;
 use super::{OwnerUsage, Portion};
 use crate::base::id::{BlobId, OwnerId};
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
+use super::delta::Delta;
 use super::jobs::{JobChange, Rows};
 use super::record::{self, Tag};
-use super::state::{Blob, Delta, State};
+use super::state::{Blob, State};
 use super::write::Tried;
 use super::{Batch, BlobChange, BlobError, BlobStore, Patience};
 use crate::base::id::{BlobId, OwnerId, Seq};

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::fetch::{Fetching, Remote};
-use super::kept::KeptPlace;
-use super::map::{Piece, Place};
+use super::plan::{Part, Plan, extend};
 use super::state::{Blob, State};
 use super::{BlobError, BlobStore, FetchError};
 use crate::base::id::BlobId;
@@ -28,121 +27,12 @@ const ZEROS_COPIED_MAX: u64 = 64 << 10;
 /// Zeros are handed out as slices of one block of them.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// Where the bytes of a range are.
-#[derive(Clone, Debug)]
-pub(super) enum Part {
-    /// In a record of the log.
-    Log { range: Range<u64>, location: Location, skip_bytes: u32, clean: bool },
-    /// Zeros.
-    Zero(u64),
-    /// In S3.
-    Remote(Remote),
-}
-
-impl Part {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Log { range, .. } => range.end - range.start,
-            Self::Zero(len) => *len,
-            Self::Remote(remote) => remote.range.end - remote.range.start,
-        }
-    }
-
-    /// Whether nothing has to be fetched for it.
-    fn is_here(&self) -> bool {
-        !matches!(self, Self::Remote(_))
-    }
-}
-
-/// What reads a range, or the pages that have to be loaded first.
-pub(super) type Plan = Result<Vec<Part>, Vec<u64>>;
-
 /// Why a plan did not work out.
 enum Failed {
     /// Something moved: make another.
     Stale(BlobError),
     /// This is how it is.
     Final(BlobError),
-}
-
-impl State {
-    /// Where the bytes of a range are now.
-    pub(super) fn plan(&self, range: Range<u64>) -> Plan {
-        let missing = self.missing(&range);
-        if !missing.is_empty() {
-            return Err(missing);
-        }
-        let mut parts = Vec::new();
-        self.add_parts(range, &mut parts);
-        Ok(parts)
-    }
-
-    /// Where the bytes of a generation are now.
-    pub(super) fn plan_frozen(&self, generation: u64, range: Range<u64>) -> Plan {
-        let frozen = self.generations.iter().find(|frozen| frozen.id == generation);
-        let kept = match frozen {
-            Some(frozen) => frozen.kept.pieces(range),
-            None => vec![(range, None)],
-        };
-        let mut parts = Vec::new();
-        for (range, place) in kept {
-            match place {
-                None => {
-                    let missing = self.missing(&range);
-                    if !missing.is_empty() {
-                        return Err(missing);
-                    }
-                    self.add_parts(range, &mut parts);
-                }
-                Some(KeptPlace::Local(place)) => parts.push(local(range, place, false)),
-                Some(KeptPlace::Remote(source)) => {
-                    parts.push(Part::Remote(Remote { limit: range.end, range, source, epoch: None }));
-                }
-            }
-        }
-        Ok(parts)
-    }
-
-    fn add_parts(&self, range: Range<u64>, parts: &mut Vec<Part>) {
-        let limit = self.row().remote_len_bytes;
-        for piece in self.pieces(range) {
-            match piece {
-                Piece::Extent(extent) => parts.push(local(extent.range(), extent.place, !self.is_dirty(&extent))),
-                Piece::Gap(from, to) => {
-                    let middle = limit.clamp(from, to);
-                    if from < middle {
-                        let source = self.source.clone();
-                        parts.push(Part::Remote(Remote { range: from..middle, limit, source, epoch: Some(self.source_epoch) }));
-                    }
-                    if middle < to {
-                        parts.push(Part::Zero(to - middle));
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn local(range: Range<u64>, place: Place, clean: bool) -> Part {
-    match place {
-        Place::Hole => Part::Zero(range.end - range.start),
-        Place::Log { location, skip_bytes } => Part::Log { range, location, skip_bytes, clean },
-    }
-}
-
-/// Goes on with the first range of data at `at`. Returns it when it has ended.
-fn extend(found: &mut Option<Range<u64>>, mut at: u64, parts: &[Part]) -> Option<Range<u64>> {
-    for part in parts {
-        let (len, is_data) = (part.len(), !matches!(part, Part::Zero(_)));
-        match found {
-            Some(range) if is_data => range.end = at + len,
-            Some(range) => return Some(range.clone()),
-            None if is_data => *found = Some(at..at + len),
-            None => {}
-        }
-        at += len;
-    }
-    None
 }
 
 fn add_zeros(mut len: u64, out: &mut Vec<Bytes>) {

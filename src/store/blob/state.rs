@@ -22,13 +22,13 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::delta::{Delta, signed};
 use super::kept::Kept;
 use super::map::{Extent, ExtentMap, Piece, Place};
 use super::page::{Cut, Head};
 use super::read_ahead::ReadAhead;
 use super::{BlobInfo, PAGE_SPAN_BYTES};
 use crate::base::id::{BlobId, OwnerId, Seq};
-use crate::store::log::Location;
 use crate::store::meta::BlobRow;
 
 /// `BlobRow::flags`: some dirty bytes were lost to damage.
@@ -74,42 +74,6 @@ pub struct Frozen {
     pub len_bytes: u64,
     /// What the blob no longer has.
     pub kept: Kept,
-}
-
-/// What a change did to the log's live bytes.
-#[derive(Debug, Default)]
-pub struct Delta {
-    /// Whose bytes.
-    pub owner: OwnerId,
-    /// Slot and life; dirty, clean and kept bytes more (or fewer).
-    pub segments: Vec<((u32, u32), [i64; 3])>,
-    /// Extents in memory more (or fewer).
-    pub extents: i64,
-}
-
-impl Delta {
-    /// Dirty bytes more.
-    pub fn dirty(&mut self, at: Location, bytes: i64) {
-        self.add(at, [bytes, 0, 0]);
-    }
-
-    /// Clean bytes more.
-    pub fn clean(&mut self, at: Location, bytes: i64) {
-        self.add(at, [0, bytes, 0]);
-    }
-
-    /// Kept bytes more.
-    pub fn kept(&mut self, at: Location, bytes: i64) {
-        self.add(at, [0, 0, bytes]);
-    }
-
-    fn add(&mut self, at: Location, more: [i64; 3]) {
-        let key = (at.slot, at.life);
-        match self.segments.last_mut() {
-            Some((last, sums)) if *last == key => sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more),
-            _ => self.segments.push((key, more)),
-        }
-    }
 }
 
 /// What a checkpoint takes of a blob.
@@ -170,10 +134,6 @@ fn pages_of(range: &Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> + use
 /// The numbers of the pages that a range touches.
 fn page_numbers(range: &Range<u64>) -> Range<u64> {
     range.start / PAGE_SPAN_BYTES..range.end.div_ceil(PAGE_SPAN_BYTES).max(range.start / PAGE_SPAN_BYTES)
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Life of a blob: made, loaded, stored.

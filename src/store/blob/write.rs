@@ -9,7 +9,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
-use super::state::{Blob, Delta, State};
+use super::delta::Delta;
+use super::state::{Blob, State};
 use super::{BlobError, BlobInfo, BlobStore, Patience};
 use crate::base::id::{BlobId, OwnerId, Seq};
 use crate::store::log::{BODY_BYTES_MAX, Class, Kind, LogError, Record};

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Delta, State, page_numbers, pages_of, signed};
+use super::{State, page_numbers, pages_of};
 use crate::base::id::Seq;
+use crate::store::blob::delta::{Delta, signed};
 use crate::store::blob::kept::KeptPlace;
 use crate::store::blob::map::{Extent, Piece, Place};
 use crate::store::blob::page::Cut;

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Delta, Frozen, State, signed};
+use super::{Frozen, State};
 use crate::base::id::Seq;
 use crate::store::blob::PAGE_SPAN_BYTES;
+use crate::store::blob::delta::{Delta, signed};
 use crate::store::blob::kept::Kept;
 use crate::store::blob::map::{Extent, Piece, Place};
 use crate::store::log::Location;
