@@ -134,20 +134,22 @@ async fn with_no_segment_left_to_write_again_the_log_refuses_until_there_is_one(
 
 #[tokio::test]
 async fn a_sync_that_fails_during_recovery_is_not_believed_either() {
-    for seed in 0..20 {
+    for seed in 0..5 {
         let disk = SimulatedDisk::new(1 << 30, seed);
         let log = open(&disk, 8, Position::default()).log;
-        let kept = append_some(&log, 1, 50);
+        let kept = append_some(&log, 1, 20 + seed);
         drop(log);
         let disk = disk.process_death();
         disk.fail_nth_sync(1);
         let world = open(&disk, 8, Position::default());
-        assert_eq!(world.found.len(), 100);
+        assert_eq!(world.found.len(), 2 * kept.len());
         check(&world.log, &kept);
         // What is appended next touches nothing of what was made durable.
         world.log.append(Class::Write, &[name(b"next")]).unwrap();
-        let world = open(&disk.power_loss(seed), 8, Position::default());
-        assert!((100..=101).contains(&world.found.len()), "seed {seed}");
+        for loss in 0..60 {
+            let world = open(&disk.power_loss(loss), 8, Position::default());
+            assert!(world.found.len() >= 2 * kept.len(), "seed {seed}, loss {loss}");
+        }
     }
 }
 
