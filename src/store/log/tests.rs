@@ -1,5 +1,7 @@
 //! The log against a list of records, through restarts, power losses, damage and failing flushes.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::base::disk::simulated::SimulatedDisk;
 

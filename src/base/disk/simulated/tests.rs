@@ -1,6 +1,7 @@
 //! The simulated disk grants what the seam promises, and not more.
 
 use super::*;
+use crate::base::disk::SECTOR_BYTES;
 
 fn read(disk: &SimulatedDisk, offset: u64, len: usize) -> Vec<u8> {
     let mut buf = vec![0; len];
