@@ -30,8 +30,9 @@
 //!    ([`Known::live`]); the others are free at once.
 //! 9. *A log that was open opens again at its size*, also where a flush failed before or fails then, since what has to be written
 //!    again at a start (at most what two flushes cover: about a segment) finds room: writers leave three segments; what they
-//!    leave is there again after a start by 8; a retired segment costs space only for what was durable in it, as what lies behind
-//!    is no part of the log after a start and is given up before one; and the caller reclaims at a start until the reserve is whole.
+//!    leave is there again after a start by 8; of a retired segment a start keeps only what was durable, and gives up one that has
+//!    nothing of that; and the caller reclaims at a start until the reserve is whole. (While the process lives, flushes that fail
+//!    one after the other use the reserve up; then nothing is appended until a start.)
 //! 10. A log has a random id, which is in every segment and in the database: the log of another gateway is refused unchanged.
 
 mod commit;
