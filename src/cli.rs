@@ -11,6 +11,7 @@ mod s3;
 mod salvage;
 mod serve;
 mod show;
+mod stop;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -150,7 +150,7 @@ impl Gateway {
         let _guard = self.reloading.lock().await;
         let running: Vec<_> = std::mem::take(&mut *self.shares.lock()).into_values().collect();
         for share in running {
-            share.close(false).await;
+            share.close().await;
         }
         self.uploader.close(UPLOAD_GRACE).await;
         let closed = self.blobs.close().await;

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::stop::Stop;
 use super::{Exit, S3Args, fail};
 use crate::base::clock::SystemClock;
 use crate::protocol::s3::{self, credentials};
 use crate::store::object::local::Local;
 
 pub(super) async fn run(args: S3Args) -> Exit {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return fail(Exit::Failed, &format!("signals cannot be caught: {error}")),
+    let signals = match Stop::catch() {
+        Ok(signals) => signals,
+        Err(exit) => return exit,
     };
     let local = match Local::open(&args.dir, Arc::new(SystemClock)).await {
         Ok(local) => local,
@@ -32,10 +32,7 @@ pub(super) async fn run(args: S3Args) -> Exit {
     println!("s3 endpoint http://{address}   keys in {}", args.dir.join("credentials").display());
     let stop = CancellationToken::new();
     let server = tokio::spawn(s3::serve(listener, local.clone(), keys, stop.clone()));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.asked().await;
     stop.cancel();
     let ended = server.await;
     local.close().await;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::stop::Stop;
 use super::{Exit, fail};
 use crate::config::Config;
 use crate::gateway::{Gateway, watch};
@@ -16,9 +16,9 @@ use crate::protocol::admin::{self, Control};
 use crate::protocol::s3;
 
 pub(super) async fn run(config: Config) -> Exit {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return fail(Exit::Failed, &format!("signals cannot be caught: {error}")),
+    let signals = match Stop::catch() {
+        Ok(signals) => signals,
+        Err(exit) => return exit,
     };
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
@@ -33,10 +33,7 @@ pub(super) async fn run(config: Config) -> Exit {
     announce(&gateway, admin, endpoint).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.asked().await;
     println!("tidegate: stopping; what is not uploaded yet is kept and goes on at the next start");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let drained = gateway.drain().await;

@@ -161,7 +161,7 @@ impl ShareConfig {
         let text = parse::read(file)?;
         let mut share: Self = parse::parse(file, &text)?;
         check_name(&share_name(file)).map_err(|reason| parse::at_field(file, &text, String::new(), reason))?;
-        share.check(gateway).map_err(|(field, reason)| parse::at_field(file, &text, field, reason))?;
+        share.check().map_err(|(field, reason)| parse::at_field(file, &text, field, reason))?;
         // The mount point is relative to where the gateway's file is, so that `mnt/demo` is beside it.
         let base = gateway.shares_dir.parent().unwrap_or(Path::new(""));
         if let Some(fuse) = &mut share.fuse {
@@ -173,7 +173,7 @@ impl ShareConfig {
         Ok(share)
     }
 
-    fn check(&self, gateway: &Config) -> Result<(), (String, String)> {
+    fn check(&self) -> Result<(), (String, String)> {
         let fail = |field: &str, reason: String| Err((field.to_owned(), reason));
         if let Err(reason) = check_bucket(&self.bucket) {
             return fail("bucket", reason);
@@ -208,7 +208,6 @@ impl ShareConfig {
         if self.fuse.as_ref().is_some_and(|fuse| fuse.mount.as_os_str().is_empty()) {
             return fail("fuse.mount", "must not be empty".into());
         }
-        let _ = gateway;
         Ok(())
     }
 

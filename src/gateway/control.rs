@@ -62,7 +62,11 @@ struct SharePart {
 
 impl SharePart {
     fn of(running: &Running) -> Self {
-        let state = if running.share.is_some() { "running" } else { "failed" };
+        let state = match &running.share {
+            Some(_) if running.is_leaving => "draining",
+            Some(_) => "running",
+            None => "failed",
+        };
         let lost = running.mount.as_ref().is_some_and(|mount| !mount.is_alive());
         Self {
             owner: running.share.as_ref().map(|share| share.owner()),

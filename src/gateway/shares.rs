@@ -1,7 +1,8 @@
 //! Opens, closes and reloads shares.
 //!
 //! Invariants: a bad file leaves its running share alone; the same name with another bucket or prefix is refused; an unreadable or empty
-//! directory of shares changes nothing; a share that goes is drained first.
+//! directory of shares changes nothing. What can change while a share runs touches neither its mount nor what is open in it; only how its bucket is
+//! reached makes it open anew. A share that goes is unmounted at once, and stays in `status` until it is drained.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,23 +32,25 @@ pub(super) struct Running {
     pub(super) mount: Option<fuse::Mount>,
     /// Why it, or its mount, does not run; empty for nothing.
     pub(super) reason: String,
+    /// Its file is gone: it uploads what it has.
+    pub(super) is_leaving: bool,
 }
 
 impl Running {
-    /// Unmounts, stops the uploads (after everything is in S3, where `drain`), closes.
-    pub(super) async fn close(mut self, drain: bool) {
-        if let Some(mount) = self.mount.take() {
-            let path = mount.path().to_path_buf();
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || mount.unmount()).await {
-                tracing::warn!(path = %path.display(), %error, "unmounting failed");
-            }
-        }
+    /// Unmounts, stops the uploads, closes.
+    pub(super) async fn close(mut self) {
+        unmount(self.mount.take()).await;
         if let Some(share) = self.share.take() {
-            if drain && !share.drain(Some(DRAIN_MAX)).await {
-                tracing::warn!(share = share.name(), "closed before everything was uploaded; it is kept in the cache");
-            }
             share.stop().await;
         }
+    }
+}
+
+async fn unmount(mount: Option<fuse::Mount>) {
+    let Some(mount) = mount else { return };
+    let path = mount.path().to_path_buf();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || mount.unmount()).await {
+        tracing::warn!(path = %path.display(), %error, "unmounting failed");
     }
 }
 
@@ -66,7 +69,8 @@ impl Gateway {
             return self.notice(format!("{} has no share; the shares that run are left alone", self.config.shares_dir.display()));
         }
         let names: BTreeSet<String> = wanted.iter().map(|(name, _)| name.clone()).collect();
-        let gone: Vec<String> = self.shares.lock().keys().filter(|name| !names.contains(*name)).cloned().collect();
+        let is_gone = |(name, running): &(&String, &Running)| !names.contains(*name) && !running.is_leaving;
+        let gone: Vec<String> = self.shares.lock().iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
         for name in gone {
             self.remove(&name).await;
         }
@@ -83,7 +87,7 @@ impl Gateway {
         let before = {
             let mut shares = self.shares.lock();
             match shares.get(name) {
-                Some(running) if running.config == config && running.share.is_some() => return,
+                Some(running) if running.config == config && running.share.is_some() && !running.is_leaving => return,
                 Some(running) if running.share.is_some() && moved(&running.config, &config) => {
                     drop(shares);
                     return self.notice(format!(
@@ -93,33 +97,88 @@ impl Gateway {
                 _ => shares.remove(name),
             }
         };
-        if let Some(running) = before {
-            running.close(false).await;
-        }
-        let running = self.open(name, config).await;
+        let running = match before {
+            Some(running) if running.share.is_some() && reaches_alike(&running.config, &config) => {
+                self.change(name, Running { is_leaving: false, ..running }, config).await
+            }
+            Some(running) => {
+                running.close().await;
+                self.open(name, config).await
+            }
+            None => self.open(name, config).await,
+        };
         if !running.reason.is_empty() {
             tracing::error!(share = name, reason = running.reason, "share");
         }
         self.shares.lock().insert(name.to_owned(), running);
     }
 
+    /// Changes a share while it runs. It is mounted anew only where its mount is what changed.
+    async fn change(self: &Arc<Self>, name: &str, running: Running, config: ShareConfig) -> Running {
+        let same_mount = running.config.fuse == config.fuse && running.mount.is_some() == config.fuse.is_some();
+        if let Some(share) = &running.share {
+            share.change(config.settings());
+            self.blobs.set_portion(share.owner(), self.portion(&config));
+        }
+        let mut running = Running { config, ..running };
+        if !same_mount {
+            unmount(running.mount.take()).await;
+            running.reason.clear();
+            self.mount(name, &mut running).await;
+        }
+        tracing::info!(share = name, "changed while it runs");
+        running
+    }
+
     async fn remove(self: &Arc<Self>, name: &str) {
         tracing::info!(share = name, "removed from the configuration: uploading what it has");
+        let (share, mount) = {
+            let mut shares = self.shares.lock();
+            let Some(running) = shares.get_mut(name) else { return };
+            running.is_leaving = true;
+            (running.share.clone(), running.mount.take())
+        };
         // The mount goes at once: nobody should write to a share that is leaving.
-        let Some(running) = self.shares.lock().remove(name) else { return };
-        let name = name.to_owned();
-        tokio::spawn(async move {
-            running.close(true).await;
+        unmount(mount).await;
+        let (gateway, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move { gateway.leave(name, share).await });
+    }
+
+    /// Closes a share once everything of it is in S3, unless its file came back meanwhile.
+    async fn leave(self: Arc<Self>, name: String, share: Option<Arc<Share>>) {
+        if let Some(share) = &share
+            && !share.drain(Some(DRAIN_MAX)).await
+            && !self.stop.is_cancelled()
+        {
+            tracing::warn!(share = name, "closed before everything was uploaded; it is kept in the cache");
+        }
+        let _guard = self.reloading.lock().await;
+        let is_it = |running: &Running| match (&running.share, &share) {
+            (Some(now), Some(then)) => running.is_leaving && Arc::ptr_eq(now, then),
+            (now, then) => running.is_leaving && now.is_none() && then.is_none(),
+        };
+        let left = {
+            let mut shares = self.shares.lock();
+            if shares.get(&name).is_some_and(is_it) { shares.remove(&name) } else { None }
+        };
+        if let Some(running) = left {
+            running.close().await;
             tracing::info!(share = name, "closed");
-        });
+        }
     }
 
     async fn open(self: &Arc<Self>, name: &str, config: ShareConfig) -> Running {
-        let mut running = Running { config, share: None, mount: None, reason: String::new() };
+        let mut running = Running { config, share: None, mount: None, reason: String::new(), is_leaving: false };
         match self.open_share(name, &running.config).await {
             Ok(share) => running.share = Some(share),
             Err(reason) => running.reason = reason,
         }
+        self.mount(name, &mut running).await;
+        running
+    }
+
+    /// Mounts a share where its file says so.
+    async fn mount(&self, name: &str, running: &mut Running) {
         if let (Some(share), Some(config)) = (&running.share, &running.config.fuse) {
             let settings = fuse::Settings { cache: config.cache.0, ..fuse::Settings::at(&config.mount) };
             let (vfs, name) = (share.clone() as Arc<dyn Vfs>, name.to_owned());
@@ -131,23 +190,32 @@ impl Gateway {
                 Err(error) => running.reason = error.to_string(),
             }
         }
-        running
+    }
+
+    /// How many bytes of a share may wait in the cache.
+    fn portion(&self, config: &ShareConfig) -> Portion {
+        let cache_bytes = self.cache_bytes;
+        let maximum_bytes = config.cache_maximum.map_or(cache_bytes * 3 / 4, |size| size.0.min(cache_bytes));
+        let guaranteed_bytes = config.cache_guaranteed.map_or(cache_bytes / 16, |size| size.0).min(maximum_bytes);
+        Portion { guaranteed_bytes, maximum_bytes }
     }
 
     async fn open_share(self: &Arc<Self>, name: &str, config: &ShareConfig) -> Result<Arc<Share>, String> {
         let bucket = buckets::open(self, name, config).await?;
-        let cache_bytes = self.cache_bytes;
-        let maximum_bytes = config.cache_maximum.map_or(cache_bytes * 3 / 4, |size| size.0.min(cache_bytes));
-        let guaranteed_bytes = config.cache_guaranteed.map_or(cache_bytes / 16, |size| size.0).min(maximum_bytes);
         let parts = Parts {
             blobs: self.blobs.clone(),
             uploader: self.uploader.clone(),
             bucket,
             gateway: self.id.clone(),
-            portion: Portion { guaranteed_bytes, maximum_bytes },
+            portion: self.portion(config),
         };
         Share::open(name, config.settings(), parts).await.map_err(|error| error.to_string())
     }
+}
+
+/// Whether the bucket is reached in the same way, so that the store under the share can stay.
+fn reaches_alike(before: &ShareConfig, after: &ShareConfig) -> bool {
+    (&before.s3, before.requester_pays) == (&after.s3, after.requester_pays)
 }
 
 /// Whether two files of one name mean different places.

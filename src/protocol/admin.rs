@@ -149,14 +149,14 @@ pub async fn serve(listener: TcpListener, control: Arc<dyn Control>, stop: Cance
     axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
 }
 
-/// 200 while every share runs, else 503 with the names of those that do not.
+/// 200 while every share runs (or leaves as it should), else 503 with the names of those that failed.
 async fn health(State(control): State<Arc<dyn Control>>) -> Response {
     let sick: Vec<String> = control
         .status()
         .await
         .shares
         .into_iter()
-        .filter(|share| share.state != "running")
+        .filter(|share| share.state == "failed")
         .map(|share| format!("{}: {}\n", share.name, share.reason))
         .collect();
     if sick.is_empty() { "ok\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, sick.concat()).into_response() }

@@ -417,6 +417,12 @@ impl BlobStore {
         self.tell_space();
     }
 
+    /// Changes how many bytes of an owner may be dirty.
+    pub fn set_portion(&self, owner: OwnerId, portion: Portion) {
+        self.accounts.lock().set_portion(owner, portion);
+        self.tell_space();
+    }
+
     /// The last name of a blob, for the log's footers (`tidegate check --salvage`). Remembered from the next checkpoint on.
     pub fn set_hint(&self, blob: BlobId, name: &[u8]) {
         self.note_name(blob, name);

@@ -379,6 +379,14 @@ impl Uploader {
         }
     }
 
+    /// Plans every job anew, because what plans are made from changed other than by batches (an operator's settings).
+    pub fn look_again(&self, owner: OwnerId) {
+        if let Some(owner) = self.owner(owner) {
+            let open = owner.queue.lock().open();
+            owner.hurry(open.into_iter().map(|(subject, _)| subject));
+        }
+    }
+
     /// Makes a job due now and returns when it is over; for `durability = "remote"`.
     ///
     /// # Errors

@@ -44,9 +44,9 @@ impl Share {
             batch.put(Row::Object(row));
             return Ok(());
         }
-        if keys::is_hidden(&self.settings.prefix, key) || key.ends_with('/') {
+        if keys::is_hidden(&self.prefix, key) || key.ends_with('/') {
             let mut row = new_object(self, node, key, &etag, head.version.as_ref(), head.size_bytes);
-            if head.size_bytes > 0 && !keys::is_hidden(&self.settings.prefix, key) {
+            if head.size_bytes > 0 && !keys::is_hidden(&self.prefix, key) {
                 // Somebody keeps bytes there, which no directory has: left alone.
                 self.remote.strange.note(key, "a directory's marker with bytes");
                 row.attributes_digest = attributes_digest(op);
@@ -76,7 +76,7 @@ impl Share {
         if is_ours_overwritten {
             self.rescue(&view, key).await?;
         }
-        match self.settings.conflict {
+        match self.settings().conflict {
             ConflictPolicy::KeepBoth => self.keep_both(&view, &entry, &listed).await,
             ConflictPolicy::LocalWins => {
                 tracing::warn!(key, "conflict: what somebody else wrote is replaced by ours (local-wins)");
@@ -110,7 +110,7 @@ impl Share {
         let key = op.target();
         let Some(object) = view.object(key).cloned() else { return self.forget_object(key, batch).await };
         let entry = view.desired.iter().find(|desired| desired.key == key).and_then(|desired| desired.entry.clone());
-        let is_bytes = !key.ends_with('/') && !keys::is_hidden(&self.settings.prefix, key);
+        let is_bytes = !key.ends_with('/') && !keys::is_hidden(&self.prefix, key);
         if let Some(entry) = entry.filter(|_| is_bytes && !view.is_dirty()) {
             tracing::info!(key, "deleted by somebody else: the file is gone here too");
             self.vanish_now(&entry, &object, true).await?;
@@ -159,7 +159,7 @@ impl Share {
     async fn expire_directory_of(&self, key: &str) {
         let parent = key.trim_end_matches('/').rsplit_once('/').map(|(parent, _)| format!("{parent}/"));
         let dir = match parent {
-            Some(parent) if parent.len() > self.settings.prefix.len() => {
+            Some(parent) if parent.len() > self.prefix.len() => {
                 self.entry_at(&parent).await.ok().flatten().map(|entry| entry.node)
             }
             _ => Some(self.root),
@@ -283,7 +283,7 @@ impl Share {
 }
 
 fn is_bytes(share: &Share, object: &ObjectRow) -> bool {
-    keys::content_rank(&share.settings().prefix, &object.key).is_some()
+    keys::content_rank(&share.prefix, &object.key).is_some()
 }
 
 fn attributes_digest(op: &Op) -> u64 {

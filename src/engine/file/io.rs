@@ -103,7 +103,7 @@ impl Share {
         mut row: NodeRow,
         range: std::ops::Range<u64>,
     ) -> Result<Vec<Bytes>, VfsError> {
-        let limit = Some(self.settings.remote_timeout);
+        let limit = Some(self.settings().remote_timeout);
         let mut failed = VfsError::Stale;
         for _ in 0..ATTEMPTS {
             match watched(who, limit, EndsBy::Death, self.blobs.read(row.blob, range.clone())).await? {
@@ -215,7 +215,7 @@ impl Share {
 
     pub(super) async fn do_commit(&self, who: &Caller, node: NodeId) -> Result<(), VfsError> {
         self.blobs.sync().await?;
-        if self.settings.durability == Durability::Remote {
+        if self.settings().durability == Durability::Remote {
             watched(who, None, EndsBy::Death, self.settle_now(node)).await??;
         }
         Ok(())

@@ -178,7 +178,7 @@ impl Share {
         let path = self.path_of(dir).await?;
         let path = std::str::from_utf8(&path).map_err(|_| VfsError::BadName)?;
         let slash = if path.is_empty() { "" } else { "/" };
-        Ok(format!("{}{path}{slash}", self.settings.prefix))
+        Ok(format!("{}{path}{slash}", self.prefix))
     }
 
     /// The key of an entry.
@@ -196,13 +196,13 @@ impl Share {
     /// `BadName` where S3 cannot hold one of them.
     pub(super) async fn named_keys(&self, node: &NodeRow) -> Result<Vec<Desired>, VfsError> {
         if node.node == self.root {
-            return Ok(vec![Desired { key: root_key(&self.settings.prefix), entry: None }]);
+            return Ok(vec![Desired { key: root_key(&self.prefix), entry: None }]);
         }
         let mut keys = Vec::new();
         for entry in self.meta().names_of(node.node, NAMES_MAX).await? {
             match self.key_of(&entry).await {
                 Ok(key) if key.len() > KEY_BYTES_MAX => {
-                    let key = long_key(&self.settings.prefix, &self.gateway, node.node, &key);
+                    let key = long_key(&self.prefix, &self.gateway, node.node, &key);
                     keys.push(Desired { key, entry: Some(entry) });
                 }
                 Ok(key) => keys.push(Desired { key, entry: Some(entry) }),
@@ -216,7 +216,7 @@ impl Share {
 
     /// The entry that a key is the object of, if there is such an entry now.
     pub(super) async fn entry_at(&self, key: &str) -> Result<Option<EntryRow>, VfsError> {
-        let Some(path) = key.strip_prefix(&self.settings.prefix) else { return Ok(None) };
+        let Some(path) = key.strip_prefix(&self.prefix) else { return Ok(None) };
         let (path, directory) = path.strip_suffix('/').map_or((path, false), |path| (path, true));
         let mut parent = self.root;
         let mut found: Option<EntryRow> = None;

@@ -62,7 +62,7 @@ impl Share {
     pub(super) fn group_of(&self, view: &View) -> Option<String> {
         let linked = view.desired.len() > 1 && view.row.as_ref().is_some_and(|row| row.kind != NodeKind::Directory);
         linked.then(|| {
-            let folder = keys::link_key(&self.settings.prefix, "");
+            let folder = keys::link_key(&self.prefix, "");
             let folder = folder.trim_end_matches(".json");
             let known = view.objects.iter().find_map(|object| object.key.strip_prefix(folder)?.strip_suffix(".json"));
             known.map_or_else(|| format!("{}-{}", self.gateway, view.id), str::to_owned)
@@ -72,7 +72,7 @@ impl Share {
     /// The group's object, where it is not what the names are.
     pub(super) async fn plan_group(&self, view: &View, posix: &Posix) -> Result<Option<Op>, VfsError> {
         let Some(group) = &posix.link else { return Ok(None) };
-        let prefix = &self.settings.prefix;
+        let prefix = &self.prefix;
         let names = view.desired.iter().filter_map(|desired| desired.key.strip_prefix(prefix)).map(str::to_owned).collect();
         let body = encode(names);
         let key = keys::link_key(prefix, group);
@@ -90,7 +90,7 @@ impl Share {
         if !is_group(group) {
             return Ok(());
         }
-        let key = keys::link_key(&self.settings.prefix, group);
+        let key = keys::link_key(&self.prefix, group);
         if let Some(there) = self.object(&key).await?
             && there.node != node
             && self.node(there.node).await.is_ok_and(|row| row.links > 0)
@@ -153,7 +153,7 @@ impl Share {
 
     /// The object that a node is best known by.
     pub(super) async fn main_object(&self, node: NodeId) -> Result<Option<ObjectRow>, VfsError> {
-        Ok(self.view(node).await?.main_object(&self.settings.prefix).cloned())
+        Ok(self.view(node).await?.main_object(&self.prefix).cloned())
     }
 
     /// Makes all names of `from`, which nobody has changed here, names of `into`.

@@ -157,7 +157,7 @@ impl Share {
             if let Some(prefix) = self.node(at).await?.source_prefix {
                 break prefix;
             }
-            let Some((parent, name)) = self.place_of(at).await? else { break self.settings.prefix.clone() };
+            let Some((parent, name)) = self.place_of(at).await? else { break self.prefix.clone() };
             names.push(name);
             at = parent;
         };

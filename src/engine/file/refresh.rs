@@ -81,7 +81,7 @@ impl Share {
         if dir.flags & FLAG_LISTED == 0 || self.remote.listings.expired.lock().contains(&dir.node) {
             return false;
         }
-        let refresh_ns = i64::try_from(self.settings.refresh.as_nanos()).unwrap_or(i64::MAX);
+        let refresh_ns = i64::try_from(self.settings().refresh.as_nanos()).unwrap_or(i64::MAX);
         self.now_ns().saturating_sub(dir.listed_ns) < refresh_ns
     }
 

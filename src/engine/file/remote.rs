@@ -172,7 +172,7 @@ impl Share {
     pub(super) fn unsettle_id(&self, batch: &mut Batch, node: NodeId, why: Why) {
         let now = self.now_ns();
         let delay =
-            if why == Why::Implicit { self.settings.upload_delay.max(DIRECTORY_QUIET) } else { self.settings.upload_delay };
+            if why == Why::Implicit { self.settings().upload_delay.max(DIRECTORY_QUIET) } else { self.settings().upload_delay };
         let due = now.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
         batch.job(node.0, JobChange::Ask { not_before_ns: due });
     }
@@ -255,7 +255,7 @@ impl Share {
     pub(super) async fn settle_now(&self, node: NodeId) -> Result<(), VfsError> {
         *self.remote.urgent.lock().nodes.entry(node).or_default() += 1;
         let _over = Guarded(|| self.remote.urgent.lock().release(node));
-        let limit = self.settings.remote_timeout;
+        let limit = self.settings().remote_timeout;
         self.uploader.finish(self.owner, node.0, limit).await.map_err(VfsError::Unavailable)
     }
 }

@@ -167,7 +167,7 @@ struct Dressed<'a> {
 impl Share {
     /// What names and dresses this share's objects.
     pub(super) fn rules(&self) -> Rules {
-        let settings = &self.settings;
+        let settings = &*self.settings();
         Rules {
             file_mode: settings.file_mode,
             dir_mode: settings.dir_mode,
@@ -216,7 +216,7 @@ impl Share {
 
     /// A directory has a marker where it was made or changed here, has one already, or is empty.
     async fn wants_marker(&self, view: &View, row: &NodeRow, named: &[Desired]) -> Result<bool, VfsError> {
-        let own = view.objects.iter().any(|object| !keys::is_hidden(&self.settings.prefix, &object.key));
+        let own = view.objects.iter().any(|object| !keys::is_hidden(&self.prefix, &object.key));
         if row.node == self.root {
             let has = named.iter().any(|root| view.object(&root.key).is_some());
             return Ok(has || self.is_changed_directory(row));
@@ -230,7 +230,7 @@ impl Share {
     /// Whether somebody gave the directory attributes of its own. An entry made in it sets both times alike, and a rename sets the change time:
     /// neither is such a change.
     fn is_changed_directory(&self, row: &NodeRow) -> bool {
-        let settings = &self.settings;
+        let settings = &*self.settings();
         (row.mode, row.uid, row.gid) != (settings.dir_mode, settings.uid, settings.gid)
             || row.flags & FLAG_XATTRS != 0
             || (row.mtime_ns != row.ctime_ns && row.mtime_ns != row.birth_ns)
@@ -278,7 +278,7 @@ impl Share {
 
     /// Steps 3 to 5 of a file.
     async fn plan_file(&self, view: &View, row: &NodeRow, posix: &Posix) -> Result<Option<Plan>, VfsError> {
-        let prefix = &self.settings.prefix;
+        let prefix = &self.prefix;
         let source = view.source(prefix);
         let dressed = self.dress(view, posix);
         let Some(source) = source.filter(|_| !view.is_dirty()) else {
@@ -334,7 +334,7 @@ impl Share {
                 Spot::Free(expected) => expected,
                 Spot::Taken(plan) => return Ok(Some(*plan)),
             };
-            let unknown = view.source(&self.settings.prefix).filter(|_| view.attributes_unknown());
+            let unknown = view.source(&self.prefix).filter(|_| view.attributes_unknown());
             return Ok(Some(Plan::Run(match unknown {
                 Some(source) => copy(source, key, None, expected),
                 None => {
@@ -358,7 +358,7 @@ impl Share {
             _ => return Ok(Plan::Run(op)),
         };
         let Some((name, body)) = self.encode(view.id, posix, "").overflow else { return Ok(Plan::Run(op)) };
-        let key = keys::overflow_key(&self.settings.prefix, &name);
+        let key = keys::overflow_key(&self.prefix, &name);
         if view.object(&key).is_some() || !attributes.metadata.values().any(|value| *value == name) {
             return Ok(Plan::Run(op));
         }
@@ -368,8 +368,8 @@ impl Share {
 
     /// Step 6. Where somebody else is about to write a key, its object is left to be overwritten.
     async fn plan_deletes(&self, view: &View, posix: &Posix) -> Result<Plan, VfsError> {
-        let overflow = self.encode(view.id, posix, "").overflow.map(|(name, _)| keys::overflow_key(&self.settings.prefix, &name));
-        let group = posix.link.as_ref().map(|group| keys::link_key(&self.settings.prefix, group));
+        let overflow = self.encode(view.id, posix, "").overflow.map(|(name, _)| keys::overflow_key(&self.prefix, &name));
+        let group = posix.link.as_ref().map(|group| keys::link_key(&self.prefix, group));
         let kept = |key: &str| view.desires(key) || overflow.as_deref() == Some(key) || group.as_deref() == Some(key);
         self.delete_first(view, |object| !kept(&object.key)).await
     }
@@ -399,7 +399,7 @@ impl Share {
 
     /// Whether copies of an object must be told what they are to be stored as.
     fn is_dressed(&self, object: &ObjectRow) -> bool {
-        let Settings { storage_class, acl, encryption, .. } = &self.settings;
+        let Settings { storage_class, acl, encryption, .. } = &*self.settings();
         object.storage_class.is_some() || storage_class.is_some() || acl.is_some() || encryption.is_some()
     }
 

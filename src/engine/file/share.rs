@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
 use crate::base::id::{NodeId, OwnerId};
@@ -162,7 +163,9 @@ pub struct Share {
     pub(super) owner: OwnerId,
     pub(super) name: String,
     pub(super) root: NodeId,
-    pub(super) settings: Settings,
+    /// Key prefix, empty or ending in "/": where the share is, for ever.
+    pub(super) prefix: String,
+    pub(super) settings: RwLock<Arc<Settings>>,
     pub(super) blobs: Arc<BlobStore>,
     pub(super) uploader: Arc<Uploader>,
     pub(super) bucket: SharedStore,
@@ -188,9 +191,17 @@ impl Share {
         &self.name
     }
 
-    /// Its settings.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// Its settings, as of now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    /// Changes what an operator may change while the share runs: everything but its bucket and prefix. Jobs that wait look at it again.
+    pub fn change(&self, settings: Settings) {
+        let now = self.settings();
+        let (bucket, prefix) = (now.bucket.clone(), now.prefix.clone());
+        *self.settings.write() = Arc::new(Settings { bucket, prefix, ..settings });
+        self.uploader.look_again(self.owner);
     }
 
     pub(super) fn meta(&self) -> &Arc<Meta> {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
 use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
@@ -76,7 +77,8 @@ impl Share {
             owner,
             name: name.to_owned(),
             root,
-            settings,
+            prefix: settings.prefix.clone(),
+            settings: RwLock::new(Arc::new(settings)),
             blobs,
             uploader,
             bucket,

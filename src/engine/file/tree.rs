@@ -215,7 +215,7 @@ impl Share {
 
     /// Awaits an answer of the bucket, for no longer than the share allows and the caller lives.
     async fn ask<T>(&self, who: &Caller, question: impl Future<Output = Result<T, VfsError>>) -> Result<T, VfsError> {
-        watched(who, Some(self.settings.remote_timeout), EndsBy::Death, question).await?
+        watched(who, Some(self.settings().remote_timeout), EndsBy::Death, question).await?
     }
 
     /// A directory that the caller may search.
@@ -255,7 +255,7 @@ impl Share {
     /// # Errors
     /// `ReadOnly`.
     pub(super) fn check_writable(&self) -> Result<(), VfsError> {
-        if self.settings.read_only { Err(VfsError::ReadOnly) } else { Ok(()) }
+        if self.settings().read_only { Err(VfsError::ReadOnly) } else { Ok(()) }
     }
 
     /// Applies a batch of this share.

@@ -161,7 +161,7 @@ impl Share {
 
     /// A read found that the object is not the one that was known (`FetchError::Changed`): look again, so that the read can be tried again.
     pub(in crate::engine::file) async fn content_changed(&self, node: NodeId) -> Result<(), VfsError> {
-        let Some(source) = self.view(node).await?.source(&self.settings.prefix).cloned() else { return Ok(()) };
+        let Some(source) = self.view(node).await?.source(&self.prefix).cloned() else { return Ok(()) };
         self.check_source_now(node, &source, false).await
     }
 

@@ -62,8 +62,7 @@ impl Share {
 
     /// A directory that was only implied: it may have a marker.
     async fn look_for_marker(&self, row: &NodeRow) -> Result<bool, VfsError> {
-        let key =
-            if row.node == self.root { keys::root_key(&self.settings.prefix) } else { self.listing_prefix(row.node).await? };
+        let key = if row.node == self.root { keys::root_key(&self.prefix) } else { self.listing_prefix(row.node).await? };
         match self.bucket.head(&key).await {
             Ok(head) => {
                 let Some(found) = self.find(&key, "", head, true).await? else { return Ok(false) };
@@ -141,7 +140,7 @@ impl Share {
             }
         }
         if let Some(more) = decoded.overflow.filter(|name| overflow::is_name(name)) {
-            let at = keys::overflow_key(&self.settings.prefix, &more);
+            let at = keys::overflow_key(&self.prefix, &more);
             match self.bucket.get(&at, Some(0..overflow::BODY_BYTES_MAX), None).await {
                 Ok((_, body)) => posix.xattrs.extend(overflow::decode(&body).unwrap_or_default()),
                 Err(ObjectError::NotFound) => {

@@ -85,7 +85,7 @@ impl<'a> Merge<'a> {
         let mut dir = share.node(self.dir).await?;
         let (mut batch, mut events) = (Batch::new(), Vec::new());
         for object in objects {
-            match keys::child(&share.settings.prefix, &self.prefix, &object.key) {
+            match keys::child(&share.prefix, &self.prefix, &object.key) {
                 _ if self.is_touched(&object.key) => self.has_marker |= object.key == self.prefix,
                 Child::Marker => {
                     self.has_marker = true;
@@ -123,7 +123,7 @@ impl<'a> Merge<'a> {
         let mut dir = share.node(self.dir).await?;
         let (mut batch, mut events) = (Batch::new(), Vec::new());
         for prefix in prefixes {
-            match keys::child(&share.settings.prefix, &self.prefix, prefix) {
+            match keys::child(&share.prefix, &self.prefix, prefix) {
                 Child::Directory(name) => {
                     self.directories.insert(name.to_owned());
                     match share.entry(self.dir, name.as_bytes()).await? {
@@ -275,7 +275,7 @@ impl<'a> Merge<'a> {
                 batch.drop(Row::Object(marker).key());
             }
         }
-        if self.is_first && self.dir == share.root && self.has_hidden && share.settings.prefix.is_empty() {
+        if self.is_first && self.dir == share.root && self.has_hidden && share.prefix.is_empty() {
             dir.flags |= FLAG_ATTRIBUTES_UNKNOWN;
         }
         dir.flags |= FLAG_LISTED;
@@ -330,7 +330,7 @@ impl Share {
     /// The row of a node that was found in a listing.
     pub(in crate::engine::file) async fn unknown_row(&self, kind: NodeKind, modified_ns: i64) -> Result<NodeRow, VfsError> {
         let node = self.blobs.new_node_id().await?;
-        let settings = &self.settings;
+        let settings = &*self.settings();
         let is_directory = kind == NodeKind::Directory;
         Ok(NodeRow {
             node,

@@ -44,7 +44,7 @@ impl Share {
             // Both cannot be: one of the two views is of an earlier moment.
             return Ok(Spot::Taken(Box::new(Plan::Wait(self.now_ns() + LOOK_AGAIN_NS))));
         }
-        if !holder.reads(key, &self.settings.prefix) {
+        if !holder.reads(key, &self.prefix) {
             return Ok(Spot::Free(Expected::Object(ETag(there.etag))));
         }
         if self.is_circle(view.id, holder.id).await?
@@ -74,7 +74,7 @@ impl Share {
         for desired in view.desired.iter().filter(|desired| view.object(&desired.key).is_none()) {
             if let Some(there) = self.object(&desired.key).await? {
                 let holder = self.view(there.node).await?;
-                if holder.reads(&desired.key, &self.settings.prefix) {
+                if holder.reads(&desired.key, &self.prefix) {
                     return Ok(Some(holder.id));
                 }
             }
@@ -84,7 +84,7 @@ impl Share {
 
     /// The living node whose name `key` is, if it is not `node`.
     pub(super) async fn wanted_by(&self, node: NodeId, key: &str) -> Result<Option<NodeId>, VfsError> {
-        if keys::is_hidden(&self.settings.prefix, key) {
+        if keys::is_hidden(&self.prefix, key) {
             return Ok(None);
         }
         let Some(entry) = self.entry_at(key).await?.filter(|entry| entry.node != node) else { return Ok(None) };
@@ -94,7 +94,7 @@ impl Share {
 
     /// Where somebody wants the key that this node's bytes are at: copy them aside.
     pub(super) async fn step_aside_if_wanted(&self, view: &View) -> Result<Option<Plan>, VfsError> {
-        let Some(source) = view.source(&self.settings.prefix) else { return Ok(None) };
+        let Some(source) = view.source(&self.prefix) else { return Ok(None) };
         if self.wanted_by(view.id, &source.key).await?.is_none() {
             return Ok(None);
         }
@@ -103,8 +103,8 @@ impl Share {
 
     /// The copy of the node's own object to `.tidegate/moving/`.
     pub(super) fn step_aside(&self, view: &View) -> Option<Op> {
-        let source = view.source(&self.settings.prefix)?;
-        let key = keys::moving_key(&self.settings.prefix, &self.gateway, view.id);
+        let source = view.source(&self.prefix)?;
+        let key = keys::moving_key(&self.prefix, &self.gateway, view.id);
         if source.key == key {
             return None;
         }

@@ -35,7 +35,7 @@ impl Share {
                     }
                     Op::Copy { source, attributes, .. } => {
                         object.storage_class = attributes.as_ref().and_then(|attributes| attributes.storage_class.clone());
-                        object.storage_class.take_if(|class| Some(&*class) == self.settings.storage_class.as_ref());
+                        object.storage_class.take_if(|class| Some(&*class) == self.settings().storage_class.as_ref());
                         self.record_copy(&mut object, source, attributes.as_ref(), batch).await?;
                     }
                     Op::Delete { .. } => {}

@@ -36,7 +36,7 @@ impl Share {
         if let Some(info) = view.info.as_ref().filter(|info| info.is_dirty()) {
             changed_ns = changed_ns.max(info.modified_ns);
         }
-        let delay = self.settings.upload_delay;
+        let delay = self.settings().upload_delay;
         let settled = view.objects.iter().any(|object| view.desires(&object.key));
         let implicit =
             row.kind == NodeKind::Directory && row.ctime_ns == row.mtime_ns && (settled || row.birth_ns != row.mtime_ns);
@@ -48,7 +48,7 @@ impl Share {
 
     /// Until when a dirty file that is open for writing is held back.
     pub(super) async fn held_until(&self, node: NodeId) -> Result<i64, VfsError> {
-        let Some(age) = self.settings.upload_max_age else { return Ok(i64::MAX) };
+        let Some(age) = self.settings().upload_max_age else { return Ok(i64::MAX) };
         let since_ns = self.job(node).await?.map_or_else(|| self.now_ns(), |job| job.since_ns);
         let until_ns = since_ns.saturating_add(ns(age));
         if until_ns <= self.now_ns() {

@@ -1,0 +1,134 @@
+"""Shares as they are changed, drained and promised: live settings, what does not fit into S3's metadata, long paths."""
+
+import errno
+import os
+import time
+
+from conftest import sh
+from test_limits import far_away  # noqa: F401  (a fixture)
+
+
+def until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.1)
+
+
+def test_settings_change_under_an_open_file(make_gateway):
+    text = 'bucket = "demo"\nupload_delay = "{delay}"\n{more}\n[fuse]\nmount = "mnt/demo"\n'
+    gateway = make_gateway(shares={"demo": text.format(delay="1h", more="")}).start()
+    path = gateway.mount / "open"
+    file = open(path, "w")
+    file.write("written before")
+    file.flush()
+    (gateway.mount / "waits").write_text("an hour")
+    device = os.stat(gateway.mount).st_dev
+    share = gateway.root / "shares/demo.toml"
+    share.write_text(text.format(delay="1s", more='storage_class = "STANDARD_IA"\nfile_mode = "0600"'))
+    # What waited for the old delay goes by the new one, as the new settings say; the mount and the open file are the same.
+    until(lambda: gateway.bucket().get("waits") == 7)
+    assert gateway.s3().head_object(Bucket="demo", Key="waits")["StorageClass"] == "STANDARD_IA"
+    file.write(", and after")
+    file.close()
+    assert os.stat(gateway.mount).st_dev == device
+    until(lambda: gateway.bucket().get("open") == 25)
+    share.write_text(text.format(delay="1s", more="read_only = true"))
+    until(lambda: refused(gateway.mount / "new") == errno.EROFS)
+    assert os.stat(gateway.mount).st_dev == device
+    share.write_text(text.format(delay="1s", more=""))
+    until(lambda: refused(gateway.mount / "new") is None)
+    # Only what is about the mount itself makes it anew.
+    share.write_text(text.format(delay="1s", more="").replace("mnt/demo", "mnt/other"))
+    until(lambda: os.path.ismount(gateway.root / "mnt/other"))
+    assert not os.path.ismount(gateway.mount)
+    assert (gateway.root / "mnt/other/open").read_text() == "written before, and after"
+
+
+def refused(path):
+    try:
+        path.write_text("x")
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_a_removed_share_is_seen_until_it_is_drained(far_away):  # noqa: F811
+    gateway, proxy, endpoint = far_away()
+    os.listdir(gateway.mount)
+    proxy.cut()
+    (gateway.mount / "kept").write_text("until S3 is back")
+    text = (gateway.root / "shares/demo.toml").read_text()
+    states = lambda: {share["name"]: share["state"] for share in gateway.status()["shares"]}
+    (gateway.root / "shares/demo.toml").unlink()
+    until(lambda: states() == {"demo": "draining", "near": "running"})
+    assert not os.path.ismount(gateway.mount)
+    time.sleep(2)
+    assert states()["demo"] == "draining"
+    assert next(share for share in gateway.status()["shares"] if share["name"] == "demo")["dirty_bytes"] > 0
+    # It may come back.
+    (gateway.root / "shares/demo.toml").write_text(text)
+    until(lambda: os.path.ismount(gateway.mount) and states()["demo"] == "running")
+    assert (gateway.mount / "kept").read_text() == "until S3 is back"
+    (gateway.root / "shares/demo.toml").unlink()
+    until(lambda: states()["demo"] == "draining")
+    proxy.mend()
+    until(lambda: "demo" not in states(), 90)
+    assert endpoint.s3().get_object(Bucket="far", Key="kept")["Body"].read() == b"until S3 is back"
+
+
+def second_gateway(make_gateway, first):
+    key, secret = first.keys()
+    credentials = first.root / "second.credentials"
+    credentials.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    return make_gateway(share=f'[s3]\nendpoint = "http://127.0.0.1:{first.s3_port}"\ncredentials_file = "{credentials}"').start()
+
+
+def test_attributes_larger_than_s3s_metadata_reach_another_gateway(make_gateway):
+    first = make_gateway().start()
+    path = first.mount / "much"
+    path.write_text("small")
+    directory = first.mount / "dir"
+    directory.mkdir()
+    values = {f"user.n{number}": os.urandom(1500) for number in range(8)} | {"user.empty": b"", "user.large": os.urandom(30_000)}
+    for at in (path, directory):
+        for name, value in values.items():
+            os.setxattr(at, name, value)
+    first.drain()
+    second = second_gateway(make_gateway, first)
+    for at in (second.mount / "much", second.mount / "dir"):
+        assert {name: os.getxattr(at, name) for name in os.listxattr(at)} == values
+
+
+def test_paths_over_s3s_keys_survive_a_restart(gateway):
+    name = "d" * 200
+    depth = 7
+    script = f"for i in $(seq {depth}); do mkdir {name}; cd {name}; done; echo deep > file; ln file also; setfattr -n user.a -v b file"
+    sh(script, cwd=gateway.mount)
+    gateway.drain()
+    assert any(key.count("/") == 4 for key in gateway.bucket())
+    gateway.stop()
+    gateway.start()
+    look = f"for i in $(seq {depth}); do cd {name}; done; cat file also; stat -c %h file; getfattr --only-values -n user.a file"
+    assert sh(look, cwd=gateway.mount).stdout == "deep\ndeep\n2\nb"
+    sh(f"cd {name}/{name}; mv {name} ../../up", cwd=gateway.mount)
+    gateway.drain()
+    # It is short enough for a key now, and there.
+    assert gateway.bucket()[f"up/{name}/{name}/{name}/{name}/file"] == 5
+
+
+def test_chains_and_swaps_of_names_come_out_right(gateway):
+    for number in range(10):
+        (gateway.mount / f"n{number}").write_text(str(number))
+    gateway.drain()
+    # n8 → n9, n7 → n8, …; and a swap of two through a third name.
+    for number in reversed(range(9)):
+        os.rename(gateway.mount / f"n{number}", gateway.mount / f"n{number + 1}")
+    os.rename(gateway.mount / "n1", gateway.mount / "tmp")
+    os.rename(gateway.mount / "n2", gateway.mount / "n1")
+    os.rename(gateway.mount / "tmp", gateway.mount / "n2")
+    gateway.drain()
+    expected = {f"n{number + 1}": str(number) for number in range(9)} | {"n1": "1", "n2": "0"}
+    client = gateway.s3()
+    assert {key: client.get_object(Bucket="demo", Key=key)["Body"].read().decode() for key in gateway.bucket()} == expected
+    assert {path.name: path.read_text() for path in gateway.mount.iterdir()} == expected
