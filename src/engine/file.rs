@@ -31,6 +31,8 @@ mod lookup;
 mod moves;
 mod open;
 mod overflow;
+#[cfg(test)]
+pub(crate) mod passthrough;
 mod permit;
 mod readdir;
 pub mod refresh;
