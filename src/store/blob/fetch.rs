@@ -173,12 +173,13 @@ impl BlobStore {
                 let reason = format!("{} bytes came for {range:?}", bytes.len());
                 result = Err(ObjectError::Corrupt(reason).into());
             }
-            let store = weak.upgrade();
-            if let (Some(store), Some(epoch), Ok(bytes)) = (&store, epoch, &result) {
-                store.keep_fetched(&blob, epoch, &this, bytes).await;
-            }
+            // Readers need not wait for the log; the run is found until the map knows its bytes.
+            let fetched = result.as_ref().ok().cloned();
             let _ = sender.send(Some(result));
-            if let (Some(store), Some(epoch)) = (store, epoch) {
+            if let (Some(store), Some(epoch)) = (weak.upgrade(), epoch) {
+                if let Some(bytes) = fetched {
+                    store.keep_fetched(&blob, epoch, &this, &bytes).await;
+                }
                 store.end_run(blob.id, epoch, &range);
             }
         });

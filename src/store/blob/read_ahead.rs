@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// How far a read may lie from where the last one ended and still count as its successor, in bytes. A kernel sends its own
+/// read-ahead in several requests at once, and they arrive in any order.
+const NEAR_BYTES: u64 = 2 << 20;
 /// The first window, in bytes.
 const WINDOW_MIN_BYTES: u64 = 1 << 20;
 /// The largest window, in bytes.
@@ -21,10 +24,12 @@ pub struct ReadAhead {
 impl ReadAhead {
     /// A read of `range`: what to fetch ahead of it now, if anything.
     pub fn on_read(&mut self, range: &Range<u64>) -> Option<Range<u64>> {
-        let follows = range.start == self.next && range.start > 0;
-        let overlaps = range.start < self.next && range.end > self.next;
-        if !follows && !overlaps {
+        let near = range.start <= self.next.saturating_add(NEAR_BYTES) && range.end.saturating_add(NEAR_BYTES) >= self.next;
+        if !near || self.next == 0 {
             *self = Self { next: range.end, window_bytes: 0, until: range.end };
+            return None;
+        }
+        if range.end <= self.next {
             return None;
         }
         self.next = range.end;
@@ -63,7 +68,23 @@ mod tests {
     fn random_reads_fetch_nothing_ahead() {
         let mut ahead = ReadAhead::default();
         for offset in [0, 500, 90, 4_000, 17] {
-            assert_eq!(ahead.on_read(&(offset..offset + 10)), None);
+            let offset = offset << 20;
+            assert_eq!(ahead.on_read(&(offset..offset + 4096)), None);
         }
+    }
+
+    #[test]
+    fn requests_that_overtake_each_other_are_still_one_reader() {
+        let (mut ahead, step) = (ReadAhead::default(), 128 << 10);
+        let mut fetched = 0;
+        for pair in 0..200 {
+            for index in [pair * 2 + 1, pair * 2] {
+                if let Some(range) = ahead.on_read(&(index * step..(index + 1) * step)) {
+                    assert!(range.start >= fetched, "nothing is asked for twice");
+                    fetched = range.end;
+                }
+            }
+        }
+        assert!(fetched >= 400 * step + WINDOW_MAX_BYTES / 2, "the window grew to its full size: {fetched}");
     }
 }
