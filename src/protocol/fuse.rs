@@ -111,6 +111,9 @@ pub fn mount(name: &str, vfs: Arc<dyn Vfs>, origin: Origin, settings: &Settings,
     let session = fuser::Session::new(filesystem, &path, &config)
         .and_then(fuser::Session::spawn)
         .map_err(|error| MountError::Failed(path.clone(), error))?;
+    if let Err(error) = mountpoint::set_read_ahead(&path, u64::from(filesystem::TRANSFER_BYTES_MAX)) {
+        tracing::debug!(%error, "the kernel reads ahead by its default");
+    }
     invalidate::spawn(session.notifier(), changes, origin, vfs.root());
     Ok(Mount { session: Some(session), path })
 }

@@ -26,7 +26,7 @@ use crate::engine::file::{
 };
 
 /// The largest write and read-ahead that is asked for; the kernel cuts it to its own limit (1 MiB by default).
-const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+pub(super) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 
 /// Requests that the kernel may have under way in the background: S3 is far away.
 const BACKGROUND_MAX: u16 = 256;
@@ -37,6 +37,9 @@ const NEGATIVE_CACHE: Duration = Duration::from_secs(1);
 /// How long a waiting lock may wait: for ever, by the standards of a process. Its caller's death ends the wait earlier.
 const LOCK_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Directories that are remembered as just listed.
+const LISTED_MAX: u64 = 1 << 16;
+
 /// The block size of `statfs`.
 const STATFS_BLOCK_BYTES: u64 = 4096;
 
@@ -45,13 +48,17 @@ pub(super) struct Filesystem {
     origin: Origin,
     root: NodeId,
     cache: Duration,
+    /// Directories whose listing the kernel may keep: it got it from us no longer ago than `cache`. Past that the share is asked again,
+    /// which is also how it hears that a refresh is due.
+    listed: moka::sync::Cache<u64, ()>,
     runtime: Handle,
 }
 
 impl Filesystem {
     pub(super) fn new(vfs: Arc<dyn Vfs>, origin: Origin, cache: Duration, runtime: Handle) -> Self {
         let root = vfs.root();
-        Self { vfs, origin, root, cache, runtime }
+        let listed = moka::sync::Cache::builder().max_capacity(LISTED_MAX).time_to_live(cache).build();
+        Self { vfs, origin, root, cache, listed, runtime }
     }
 
     fn node(&self, inode: INodeNo) -> NodeId {
@@ -70,6 +77,13 @@ impl Filesystem {
 
     fn entry(&self, reply: ReplyEntry, attr: &Attr) {
         reply.entry(&self.cache, &convert::file_attr(attr, self.root), Generation(0));
+    }
+
+    /// A listing from its beginning: what the kernel keeps of it is of now.
+    fn note_listed(&self, inode: INodeNo, offset: u64) {
+        if offset == 0 {
+            self.listed.insert(inode.0, ());
+        }
     }
 
     fn lock(&self, owner: LockOwner, pid: u32, start: u64, end: u64, kind: LockKind) -> Lock {
@@ -373,7 +387,16 @@ impl fuser::Filesystem for Filesystem {
         answer!(self, "fsync", reply, vfs => vfs.commit(&who, node), () => reply.ok());
     }
 
+    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let mut flags = FopenFlags::FOPEN_CACHE_DIR;
+        if self.listed.contains_key(&inode.0) {
+            flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        reply.opened(FileHandle(0), flags);
+    }
+
     fn readdir(&self, request: &Request, inode: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.note_listed(inode, offset);
         let (who, node, root, vfs) = (self.caller(request), self.node(inode), self.root, self.vfs.clone());
         counted("readdir");
         self.runtime.spawn(async move {
@@ -394,6 +417,7 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn readdirplus(&self, request: &Request, inode: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.note_listed(inode, offset);
         let (who, node, root, cache, vfs) = (self.caller(request), self.node(inode), self.root, self.cache, self.vfs.clone());
         counted("readdirplus");
         self.runtime.spawn(async move {

@@ -58,7 +58,8 @@ fn tell(notifier: &Notifier, what: &Changed, root: NodeId) -> io::Result<()> {
                 notifier.inval_entry(parent, name)
             };
             told.or_else(ignore_unknown)?;
-            notifier.inval_inode(parent, -1, 0).or_else(ignore_unknown)?;
+            // From 0 on: also the listing that the kernel keeps.
+            notifier.inval_inode(parent, 0, 0).or_else(ignore_unknown)?;
             if before.0 != 0 { notifier.inval_inode(INodeNo(inode(*before, root).0), -1, 0) } else { Ok(()) }
         }
     }

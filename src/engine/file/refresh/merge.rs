@@ -3,7 +3,7 @@
 //! Invariants: what is merged at a time is bounded, so a directory of a million files takes little memory and keeps nobody out for long; rows
 //! are changed under the directory's guard, after another look at them there. Of a file and a directory of one name the one that is known stays.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::base::id::{BlobId, NodeId, Seq};
@@ -36,6 +36,9 @@ pub(super) struct Merge<'a> {
     has_marker: bool,
     has_hidden: bool,
     changed: bool,
+    /// As long as the directory's next cookie is this one, its entries are those that this listing added, and a name that comes up for
+    /// the first time is new without a look.
+    fresh_until: Option<u64>,
 }
 
 impl<'a> Merge<'a> {
@@ -52,6 +55,7 @@ impl<'a> Merge<'a> {
             has_marker: false,
             has_hidden: false,
             changed: false,
+            fresh_until: Some(COOKIE_FIRST),
         }
     }
 
@@ -83,6 +87,7 @@ impl<'a> Merge<'a> {
         let share = self.share;
         let guard = share.guards.lock(&[self.dir]).await;
         let mut dir = share.node(self.dir).await?;
+        let rows = self.known(objects).await?;
         let (mut batch, mut events) = (Batch::new(), Vec::new());
         for object in objects {
             match keys::child(&share.prefix, &self.prefix, &object.key) {
@@ -92,10 +97,15 @@ impl<'a> Merge<'a> {
                     self.marker(&mut dir, object, &mut batch).await?;
                 }
                 Child::File(name) => {
-                    let known = share.object(&object.key).await?;
-                    let entry = share.entry(self.dir, name.as_bytes()).await?;
+                    let known = match &rows {
+                        Some(rows) => rows.get(&object.key).cloned(),
+                        None => share.object(&object.key).await?,
+                    };
+                    if known.as_ref().is_some_and(|known| known.etag == object.etag.0) {
+                        continue;
+                    }
+                    let entry = self.entry(&dir, name).await?;
                     match (known, entry) {
-                        (Some(known), _) if known.etag == object.etag.0 => {}
                         (Some(known), Some(entry)) if known.node == entry.node => changed.push((entry, object)),
                         (None, None) => events.push(self.new_file(&mut dir, name, object, &mut batch).await?),
                         (None, Some(entry)) if entry.kind == NodeKind::Directory => {
@@ -126,7 +136,7 @@ impl<'a> Merge<'a> {
             match keys::child(&share.prefix, &self.prefix, prefix) {
                 Child::Directory(name) => {
                     self.directories.insert(name.to_owned());
-                    match share.entry(self.dir, name.as_bytes()).await? {
+                    match self.entry(&dir, name).await? {
                         Some(entry) if entry.kind != NodeKind::Directory => {
                             share.remote.strange.note(prefix, "a file and a directory have the same name");
                         }
@@ -175,21 +185,42 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
-    async fn new_file(&self, dir: &mut NodeRow, name: &str, object: &Listed, batch: &mut Batch) -> Result<Changed, VfsError> {
+    /// The rows of a chunk's objects by key, by one range read; `None` where too many other keys lie between them.
+    async fn known(&self, objects: &[Listed]) -> Result<Option<HashMap<String, ObjectRow>>, VfsError> {
+        let [Some(first), Some(last)] = [objects.first(), objects.last()] else { return Ok(None) };
+        let rows = self.share.meta().objects(self.share.owner, &self.prefix, &first.key, ROWS).await?;
+        let is_whole = rows.len() < ROWS || rows.last().is_some_and(|row| row.key >= last.key);
+        Ok(is_whole.then(|| rows.into_iter().map(|row| (row.key.clone(), row)).collect()))
+    }
+
+    async fn entry(&self, dir: &NodeRow, name: &str) -> Result<Option<EntryRow>, VfsError> {
+        if self.fresh_until == Some(dir.cookie_next) {
+            return Ok(None);
+        }
+        self.share.entry(self.dir, name.as_bytes()).await
+    }
+
+    fn add_entry(&mut self, dir: &mut NodeRow, name: &str, row: &NodeRow, batch: &mut Batch) {
+        let is_fresh = self.fresh_until == Some(dir.cookie_next);
+        self.share.add_entry(batch, dir, name.as_bytes(), row.node, row.kind);
+        self.fresh_until = is_fresh.then_some(dir.cookie_next);
+    }
+
+    async fn new_file(&mut self, dir: &mut NodeRow, name: &str, object: &Listed, batch: &mut Batch) -> Result<Changed, VfsError> {
         let share = self.share;
         let row = share.unknown_row(NodeKind::File, object.modified_ns).await?;
-        share.add_entry(batch, dir, name.as_bytes(), row.node, row.kind);
+        self.add_entry(dir, name, &row, batch);
         batch.put(Row::Object(share.foreign_object(row.node, object)));
         let event = Changed::Entry { parent: self.dir, name: name.as_bytes().to_vec(), before: NodeId(0), after: row.node };
         batch.put(Row::Node(row));
         Ok(event)
     }
 
-    async fn new_directory(&self, dir: &mut NodeRow, name: &str, batch: &mut Batch) -> Result<Changed, VfsError> {
+    async fn new_directory(&mut self, dir: &mut NodeRow, name: &str, batch: &mut Batch) -> Result<Changed, VfsError> {
         let share = self.share;
         let row = share.unknown_row(NodeKind::Directory, self.asked_ns).await?;
         let row = NodeRow { parent: self.dir, flags: row.flags | FLAG_IMPLIED, links: 2, ..row };
-        share.add_entry(batch, dir, name.as_bytes(), row.node, row.kind);
+        self.add_entry(dir, name, &row, batch);
         let event = Changed::Entry { parent: self.dir, name: name.as_bytes().to_vec(), before: NodeId(0), after: row.node };
         batch.put(Row::Node(row));
         Ok(event)
