@@ -492,6 +492,13 @@ pub trait Vfs: Send + Sync + 'static {
         None
     }
 
+    /// Whether a readdir now would tell what an earlier one told, but for what [`Self::changes`] said since: a front end may answer from what it
+    /// kept. False where that takes more than memory to know.
+    fn is_listing_current(&self, dir: NodeId) -> bool {
+        let _ = dir;
+        false
+    }
+
     /// As `read` where nothing has to be awaited; `None` otherwise.
     fn try_read(&self, who: &Caller, io: Io, offset: u64, len_bytes: u32) -> Option<Result<Vec<Bytes>, VfsError>> {
         let _ = (who, io, offset, len_bytes);

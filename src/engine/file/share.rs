@@ -240,6 +240,10 @@ impl Vfs for Share {
         self.lookup_in_memory(who, parent, name)
     }
 
+    fn is_listing_current(&self, dir: NodeId) -> bool {
+        matches!(self.try_node(dir), Some(Ok(row)) if self.is_fresh(&row))
+    }
+
     fn try_read(&self, _who: &Caller, io: Io, offset: u64, len_bytes: u32) -> Option<Result<Vec<Bytes>, VfsError>> {
         self.read_in_memory(io, offset, len_bytes)
     }

@@ -48,8 +48,8 @@ pub(super) struct Filesystem {
     origin: Origin,
     root: NodeId,
     cache: Duration,
-    /// Directories whose listing the kernel may keep: it got it from us no longer ago than `cache`. Past that the share is asked again,
-    /// which is also how it hears that a refresh is due.
+    /// Directories whose listing the kernel got from us no longer ago than `cache`: it may keep it while the share has nothing to look up
+    /// in the bucket. Past that it asks again, whatever invalidation it may have missed.
     listed: moka::sync::Cache<u64, ()>,
     runtime: Handle,
 }
@@ -389,7 +389,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let mut flags = FopenFlags::FOPEN_CACHE_DIR;
-        if self.listed.contains_key(&inode.0) {
+        if self.listed.contains_key(&inode.0) && self.vfs.is_listing_current(self.node(inode)) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         reply.opened(FileHandle(0), flags);
