@@ -387,32 +387,40 @@ impl Uploader {
         }
     }
 
-    /// Makes a job due now and returns when it is over; for `durability = "remote"`.
+    /// Makes a job due now and returns when it is over; for `durability = "remote"`. Without a job there is nothing to wait for.
     ///
     /// # Errors
-    /// The job's last failure in words, where it fails while this waits for longer than `limit`.
+    /// The job's last failure in words, after `limit`. More time is given, `limit` by `limit`, while bytes of its body arrive, and while other
+    /// jobs end that it waits for; so an endpoint that is away costs no more than `limit`.
     pub async fn finish(&self, owner: OwnerId, subject: u64, limit: Duration) -> Result<(), String> {
         let Some(owner) = self.owner(owner) else { return Err("nothing is uploaded now".into()) };
         let mut ended = owner.ended.subscribe();
         let Some(serial) = owner.queue.lock().serial(subject) else { return Ok(()) };
         owner.hurry([subject]);
-        let deadline = Instant::now() + limit;
+        let mut deadline = Instant::now() + limit;
+        let (mut sent_bytes, mut moves) = owner.queue.lock().pace(subject);
         loop {
             ended.mark_unchanged();
-            let (now_serial, trouble) = {
+            let (now_serial, trouble, pace) = {
                 let queue = owner.queue.lock();
-                (queue.serial(subject), queue.trouble(subject))
+                (queue.serial(subject), queue.trouble(subject), queue.pace(subject))
             };
             if now_serial != Some(serial) {
                 return Ok(());
             }
-            let late = Instant::now() >= deadline;
-            if late && trouble.attempts > 0 {
-                return Err(trouble.error);
+            if Instant::now() >= deadline {
+                let is_moving = pace.0 > sent_bytes || (trouble.attempts == 0 && pace.1 > moves);
+                if !is_moving {
+                    let silence =
+                        || format!("S3 did not answer within {} s; the change is kept and will be uploaded", limit.as_secs());
+                    return Err(Some(trouble.error).filter(|error| !error.is_empty()).unwrap_or_else(silence));
+                }
+                (sent_bytes, moves) = (sent_bytes.max(pace.0), pace.1);
+                deadline = Instant::now() + limit;
             }
             tokio::select! {
                 _ = ended.changed() => {}
-                () = tokio::time::sleep_until(deadline), if !late => {}
+                () = tokio::time::sleep_until(deadline) => {}
                 () = owner.stopped() => return Err("uploads are stopping; the change is kept and will be uploaded".into()),
             }
         }

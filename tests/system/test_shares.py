@@ -1,8 +1,11 @@
-"""Shares as they are changed, drained and promised: live settings, what does not fit into S3's metadata, long paths."""
+"""Shares as they are changed, drained and promised: live settings, fsync that means S3, what does not fit into S3's metadata, long paths."""
 
 import errno
 import os
+import random
 import time
+
+import pytest
 
 from conftest import sh
 from test_limits import far_away  # noqa: F401  (a fixture)
@@ -75,6 +78,41 @@ def test_a_removed_share_is_seen_until_it_is_drained(far_away):  # noqa: F811
     proxy.mend()
     until(lambda: "demo" not in states(), 90)
     assert endpoint.s3().get_object(Bucket="far", Key="kept")["Body"].read() == b"until S3 is back"
+
+
+def test_fsync_of_a_remote_share_means_s3(far_away):  # noqa: F811
+    gateway, proxy, endpoint = far_away(share='durability = "remote"\nupload_delay = "1h"\nremote_timeout = "3s"')
+    os.listdir(gateway.mount)
+    client = endpoint.s3()
+    with open(gateway.mount / "a", "wb") as file:
+        # Also in the moment after the one before, when what is over is put away.
+        for body in [b"%03d" % number for number in range(20)] + [b"first", b"first, second"]:
+            time.sleep(random.random() / 8)
+            file.seek(0)
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+            # Not a moment later, though the file is open and the delay is an hour.
+            assert client.get_object(Bucket="far", Key="a")["Body"].read() == body
+        proxy.cut()
+        file.write(b", third")
+        file.flush()
+        begun = time.monotonic()
+        with pytest.raises(OSError):
+            os.fsync(file.fileno())
+        assert 2 < time.monotonic() - begun < 8
+        assert client.get_object(Bucket="far", Key="a")["Body"].read() == b"first, second"
+        proxy.mend()
+        until(lambda: synced(file), 90)
+    assert client.get_object(Bucket="far", Key="a")["Body"].read() == b"first, second, third"
+
+
+def synced(file):
+    try:
+        os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def second_gateway(make_gateway, first):

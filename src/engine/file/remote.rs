@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::id::NodeId;
+use crate::base::id::{BlobId, NodeId};
 use crate::engine::file::VfsError;
 use crate::store::blob::jobs::JobChange;
-use crate::store::blob::{Batch, Portion};
+use crate::store::blob::{Batch, BlobError, BlobInfo, Portion};
 use crate::store::meta::{Key, NodeRow, Row};
 
 use super::keys::Strange;
@@ -26,6 +26,9 @@ use super::moves::Moves;
 use super::refresh::Listings;
 use super::settle::{DIRECTORY_QUIET, Settler};
 use super::share::{Share, Why};
+
+/// How often a job that was over too early is begun again for one `commit`.
+const SETTLE_TRIES: u32 = 3;
 
 /// What the bucket's side keeps in memory.
 #[derive(Default)]
@@ -248,15 +251,43 @@ impl Share {
         }
     }
 
-    /// One node is in S3, as far as it was changed before this call: `commit` with `durability = "remote"`.
+    /// One node is in S3, as far as it was changed before this call: `commit` with `durability = "remote"`. Its bytes are the judge of that, not
+    /// its job alone: where a job is over and they are not in S3, it is given another.
     ///
     /// # Errors
-    /// `Unavailable` in the words of its job's last failure.
+    /// `Unavailable` in the words of its job's last failure; after `remote_timeout` where S3 is away.
     pub(super) async fn settle_now(&self, node: NodeId) -> Result<(), VfsError> {
         *self.remote.urgent.lock().nodes.entry(node).or_default() += 1;
         let _over = Guarded(|| self.remote.urgent.lock().release(node));
         let limit = self.settings().remote_timeout;
-        self.uploader.finish(self.owner, node.0, limit).await.map_err(VfsError::Unavailable)
+        let wanted = self.dirty_through(node).await?;
+        for _ in 0..SETTLE_TRIES {
+            self.uploader.finish(self.owner, node.0, limit).await.map_err(VfsError::Unavailable)?;
+            let clean_through = match self.dirty_through(node).await? {
+                Some((blob, info)) if wanted.as_ref().is_some_and(|(before, _)| *before == blob) => info.clean_through,
+                _ => return Ok(()),
+            };
+            if wanted.as_ref().is_none_or(|(_, before)| clean_through >= before.modified_seq) {
+                return Ok(());
+            }
+            tracing::warn!(%node, "a job was over before the bytes were in S3; it goes on");
+            self.unsettle_content(node).await?;
+        }
+        Err(VfsError::Unavailable("the file is not in S3 yet; it is kept and will be uploaded".into()))
+    }
+
+    /// The blob of a node that has a name, where S3 lacks something of it.
+    async fn dirty_through(&self, node: NodeId) -> Result<Option<(BlobId, BlobInfo)>, VfsError> {
+        let row = match self.node(node).await {
+            Ok(row) if row.links > 0 && row.blob.0 != 0 => row,
+            Ok(_) | Err(VfsError::Stale) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match self.blobs.info(row.blob).await {
+            Ok(info) => Ok(Some((row.blob, info)).filter(|(_, info)| info.is_dirty())),
+            Err(BlobError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -237,9 +237,11 @@ impl Share {
     }
 
     pub(super) async fn plan(&self, id: NodeId) -> Result<Plan, VfsError> {
+        // Asked on both sides of the plan: a write that ends while the plan is made may have come too late for it.
+        let was_writing = self.remote.writing.has(id);
         let plan = self.plan_now(id).await?;
         // Bytes that wait for room come in a moment, and must find their job there, whatever dies in between.
-        let is_early = plan == Plan::Settled && self.remote.writing.has(id);
+        let is_early = plan == Plan::Settled && (was_writing || self.remote.writing.has(id));
         Ok(if is_early { Plan::Wait(self.now_ns() + WRITING_NS) } else { plan })
     }
 

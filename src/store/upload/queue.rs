@@ -11,7 +11,9 @@
 //! Invariants:
 //! - A wake is never lost: each is counted in its job, and who settles or sweeps a job does so as of a count ([`Look`]); where the job was
 //!   woken since, it stays.
-//! - A job waits for the latest of: its date (the last wake's), its back-off, what its plan asked for. Hurry drops the first two, once.
+//! - A job waits for the latest of: its date (the last wake's), its back-off, what its plan asked for. Hurry drops the first two, once; and the
+//!   third where it came after the plan was begun, because plans are made from who is in a hurry.
+//! - A job that was woken is open at once, also while its old row is going: who waits for it never takes it for over.
 //! - When the endpoint itself fails several times in a row (`queue/health.rs`), one job at a time tries it, until one succeeds; then all retry at once.
 
 mod health;
@@ -46,8 +48,8 @@ enum State {
     Deleting,
     /// Nothing left; its row is to go.
     Settled,
-    /// Its row is going.
-    Sweeping,
+    /// Its row is going, as of this many wakes.
+    Sweeping(u64),
 }
 
 /// A job in memory.
@@ -58,6 +60,7 @@ struct Job {
     backoff: Option<Instant>,
     /// Since when it is in a hurry.
     hurry: Option<Instant>,
+    hurries: u64,
     wakes: u64,
     /// Of the plan that found nothing left.
     planned_after: Seq,
@@ -76,6 +79,7 @@ struct Job {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     wakes: u64,
+    hurries: u64,
     moves: u64,
     /// Who asks with a higher number is not part of the plan.
     pub(super) planned_after: Seq,
@@ -137,17 +141,16 @@ impl Queue {
     /// A row was put or changed.
     pub(super) fn wake(&mut self, subject: u64, since_ns: i64, date: Instant) {
         let Some(job) = self.jobs.get_mut(&subject) else { return self.insert(subject, since_ns, date) };
+        if !is_open(job) {
+            self.next_rank += 1;
+            (job.serial, job.since_ns) = (self.next_rank, since_ns);
+        }
         job.wakes += 1;
         job.date = date;
         match job.state {
-            State::Due(..) if job.parked_on.is_none() => self.schedule(subject, date),
-            State::Settled => {
-                job.since_ns = since_ns;
-                job.serial = self.next_rank + 1;
-                self.rank();
-                self.schedule(subject, date);
-            }
-            State::Due(..) | State::Sweeping | State::Running | State::Deleting => {}
+            State::Due(..) if job.parked_on.is_some() => {}
+            State::Due(..) | State::Settled => self.schedule(subject, date),
+            State::Sweeping(_) | State::Running | State::Deleting => {}
         }
     }
 
@@ -182,6 +185,7 @@ impl Queue {
             date,
             backoff: None,
             hurry: None,
+            hurries: 0,
             wakes: 0,
             planned_after: Seq(0),
             state: State::Running,
@@ -257,7 +261,8 @@ impl Queue {
 
     /// What there is as a round begins.
     pub(super) fn look(&self, subject: u64, planned_after: Seq) -> Look {
-        Look { wakes: self.jobs.get(&subject).map_or(0, |job| job.wakes), moves: self.moves, planned_after }
+        let (wakes, hurries) = self.jobs.get(&subject).map_or((0, 0), |job| (job.wakes, job.hurries));
+        Look { wakes, hurries, moves: self.moves, planned_after }
     }
 
     /// Whether a task may go on with a job at once. Where the job was woken with a later date, it waits for that instead.
@@ -279,10 +284,13 @@ impl Queue {
         self.schedule(subject, at);
     }
 
-    /// The plan says to wait until `at`, and that even a hurry waits for.
+    /// The plan says to wait until `at`, and that even a hurry waits for, unless the plan was begun before it.
     pub(super) fn wait(&mut self, subject: u64, look: Look, at: Instant) {
         let Some(job) = self.jobs.get_mut(&subject) else { return };
         let at = if job.wakes == look.wakes { at } else { job.date.min(at) };
+        if job.hurries != look.hurries {
+            return self.leave(subject, at);
+        }
         let hurry = job.hurry.take();
         self.leave(subject, at);
         if let Some(job) = self.jobs.get_mut(&subject) {
@@ -295,8 +303,7 @@ impl Queue {
         if self.moves != look.moves || self.jobs.get(&subject).is_some_and(|job| job.wakes != look.wakes) {
             return self.leave(subject, now);
         }
-        let waits =
-            other != subject && self.jobs.get(&other).is_some_and(|job| !matches!(job.state, State::Settled | State::Sweeping));
+        let waits = other != subject && self.jobs.get(&other).is_some_and(is_open);
         let hurry = self.jobs.get_mut(&subject).and_then(|job| job.hurry.take());
         self.leave(subject, now + if waits { PARKED } else { UNPARKED });
         let Some(job) = self.jobs.get_mut(&subject) else { return };
@@ -446,8 +453,9 @@ impl Queue {
             if let Some(job) = self.jobs.get_mut(&subject)
                 && job.state == State::Settled
             {
-                job.state = State::Sweeping;
-                swept.push((subject, Look { wakes: job.wakes, moves: self.moves, planned_after: job.planned_after }));
+                job.state = State::Sweeping(job.wakes);
+                let Job { wakes, hurries, planned_after, .. } = *job;
+                swept.push((subject, Look { wakes, hurries, moves: self.moves, planned_after }));
             }
         }
         swept
@@ -459,21 +467,23 @@ impl Queue {
     }
 
     /// What became of a settled job's row. A job that was woken or asked for meanwhile is planned again.
-    pub(super) fn swept(&mut self, subject: u64, look: Look, outcome: Swept, now: Instant) {
-        let Some(job) = self.jobs.get_mut(&subject).filter(|job| job.state == State::Sweeping) else { return };
-        let is_woken = job.wakes != look.wakes;
+    pub(super) fn swept(&mut self, subject: u64, outcome: Swept, now: Instant) {
+        let Some(job) = self.jobs.get_mut(&subject).filter(|job| matches!(job.state, State::Sweeping(_))) else { return };
         match outcome {
-            _ if is_woken || outcome == Swept::Asked => {
-                let date = if is_woken { job.date } else { now };
-                job.serial = self.next_rank + 1;
-                self.rank();
+            _ if is_open(job) => {
+                let date = job.date;
                 self.schedule(subject, date);
+            }
+            Swept::Asked => {
+                self.next_rank += 1;
+                job.serial = self.next_rank;
+                self.schedule(subject, now);
             }
             Swept::NotYet => {
                 job.state = State::Settled;
                 self.settled.push(subject);
             }
-            Swept::Gone | Swept::Asked => {
+            Swept::Gone => {
                 self.jobs.remove(&subject);
             }
         }
@@ -482,11 +492,14 @@ impl Queue {
     /// Makes a job due now, whatever its date and its back-off say.
     pub(super) fn hurry(&mut self, subject: u64, now: Instant) {
         let Some(job) = self.jobs.get_mut(&subject) else { return };
+        if !is_open(job) {
+            return;
+        }
+        job.hurry = Some(now);
+        job.hurries += 1;
         match job.state {
-            State::Settled | State::Sweeping => {}
-            State::Running | State::Deleting => job.hurry = Some(now),
+            State::Settled | State::Sweeping(_) | State::Running | State::Deleting => {}
             State::Due(..) => {
-                job.hurry = Some(now);
                 if job.parked_on.is_none() {
                     job.backoff = None;
                     self.schedule(subject, now);
@@ -501,5 +514,12 @@ impl Queue {
 }
 
 fn is_open(job: &Job) -> bool {
-    !matches!(job.state, State::Settled | State::Sweeping)
+    match job.state {
+        State::Settled => false,
+        State::Sweeping(wakes) => job.wakes != wakes,
+        State::Due(..) | State::Running | State::Deleting => true,
+    }
 }
+
+#[cfg(test)]
+mod tests;

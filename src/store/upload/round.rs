@@ -251,7 +251,7 @@ impl Owner {
             batch.job(*subject, JobChange::Over { planned_after: look.planned_after });
         }
         let applied = self.apply(batch).await.is_ok();
-        for (subject, look) in swept {
+        for (subject, _) in swept {
             // A row that stays was asked for meanwhile; one that cannot be seen without waiting is not there any more.
             let stays = matches!(self.blobs().meta().try_get(&Key::Job(self.id, subject)), Some(Some(_)));
             let outcome = match (applied, stays) {
@@ -259,7 +259,7 @@ impl Owner {
                 (true, true) => Swept::Asked,
                 (true, false) => Swept::Gone,
             };
-            self.queue.lock().swept(subject, look, outcome, Instant::now());
+            self.queue.lock().swept(subject, outcome, Instant::now());
         }
         self.changed.notify_one();
     }

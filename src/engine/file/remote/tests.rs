@@ -1,5 +1,6 @@
 //! Tests of the bucket's side: a share on a simulated disk and a memory database, a bucket in memory whose requests are counted, fail and wait.
 
+mod commits;
 mod contract;
 mod counts;
 mod foreign;

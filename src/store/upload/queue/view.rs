@@ -1,4 +1,4 @@
-//! What others see of a queue. A job that is settled counts as over, whether its row is gone yet or not.
+//! What others see of a queue. A job that is settled, and was not woken since, counts as over, whether its row is gone yet or not.
 
 use super::{Job, Queue, Trouble, is_open};
 
@@ -28,6 +28,11 @@ impl Queue {
     pub(in crate::store::upload) fn trouble(&self, subject: u64) -> Trouble {
         let job = self.jobs.get(&subject);
         Trouble { attempts: job.map_or(0, |job| job.attempts), error: job.map_or(String::new(), |job| job.error.clone()) }
+    }
+
+    /// What moves while the endpoint answers: bytes of the subject's body that were sent, and outcomes of all jobs.
+    pub(in crate::store::upload) fn pace(&self, subject: u64) -> (u64, u64) {
+        (self.jobs.get(&subject).map_or(0, |job| job.progress.get().0), self.moves)
     }
 
     /// All jobs that are not over.

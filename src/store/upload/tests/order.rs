@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::world::{Model, OWNER, Wants, Whole, World, small_parts};
+use super::world::{Model, OWNER, Wants, Whole, World, small_parts, small_settings};
 use crate::base::id::OwnerId;
 use crate::store::blob::Portion;
 use crate::store::object::fault::{Action, Death, Faults, Rule};
@@ -75,6 +75,28 @@ async fn finish_waits_for_one_job_and_says_why_it_fails() {
     let error = gateway.uploader.finish(OWNER, 1, Duration::from_secs(10)).await.unwrap_err();
     assert!(error.contains("refused"), "{error}");
     assert_eq!(gateway.uploader.finish(OWNER, 42, Duration::from_secs(1)).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn finish_ends_in_time_where_nobody_answers_and_waits_for_a_slow_one() {
+    let world = World::new(small_parts(true), small_settings());
+    let gateway = world.open().await;
+    world.faults.kill(Death::Silent);
+    gateway.create(1, "k", b"content").await;
+    let start = tokio::time::Instant::now();
+    let error = gateway.uploader.finish(OWNER, 1, Duration::from_secs(3)).await.unwrap_err();
+    assert!(error.contains("did not answer"), "{error}");
+    assert_eq!(start.elapsed().as_millis() / 10, 300);
+    world.faults.heal();
+    tokio::time::sleep(Faults::PATIENCE * 2).await;
+    // Parts arrive one by one: slower in all than the limit, faster each.
+    let slow = Action::Delay(Duration::from_millis(1_500)..Duration::from_millis(1_600));
+    world.faults.add(Rule::new(slow).on(Kind::MultipartPart));
+    gateway.create(2, "large", &vec![7; 96 << 10]).await;
+    let start = tokio::time::Instant::now();
+    assert_eq!(gateway.uploader.finish(OWNER, 2, Duration::from_secs(3)).await, Ok(()));
+    assert!(start.elapsed() > Duration::from_secs(6), "{:?}", start.elapsed());
+    assert_eq!(world.objects(), world.wanted());
 }
 
 #[tokio::test(start_paused = true)]

@@ -201,17 +201,3 @@ async fn one_open_file_may_be_larger_than_what_may_be_dirty() {
     assert_eq!(world.store.object("a").unwrap().bytes.len(), 100 << 20);
     assert_eq!(world.metadata("a", "tidegate-open"), None);
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_commit_waits_for_s3_where_the_share_says_so() {
-    let durability = crate::engine::file::share::Durability::Remote;
-    let world = World::with(Settings { durability, ..Settings::default() });
-    let gateway = world.gateway("gw").await;
-    let opened = gateway.open_to_write("a").await.unwrap();
-    gateway.share.write(&gateway.who, Io::Handle(opened.handle), 0, Bytes::from_static(b"hello")).await.unwrap();
-    gateway.share.commit(&gateway.who, opened.attr.node).await.unwrap();
-    assert_eq!(world.body("a").as_deref(), Some("hello"));
-    world.faults.kill(crate::store::object::fault::Death::Refusing);
-    gateway.share.write(&gateway.who, Io::Handle(opened.handle), 0, Bytes::from_static(b"J")).await.unwrap();
-    assert!(matches!(gateway.share.commit(&gateway.who, opened.attr.node).await, Err(VfsError::Unavailable(_))));
-}
