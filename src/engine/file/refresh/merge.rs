@@ -36,8 +36,8 @@ pub(super) struct Merge<'a> {
     has_marker: bool,
     has_hidden: bool,
     changed: bool,
-    /// As long as the directory's next cookie is this one, its entries are those that this listing added, and a name that comes up for
-    /// the first time is new without a look.
+    /// As long as the directory's next cookie is this one, its entries are those that this listing added, and a file's name is
+    /// new without a look: each comes once, and before a directory's of the same name.
     fresh_until: Option<u64>,
 }
 
@@ -136,7 +136,8 @@ impl<'a> Merge<'a> {
             match keys::child(&share.prefix, &self.prefix, prefix) {
                 Child::Directory(name) => {
                     self.directories.insert(name.to_owned());
-                    match self.entry(&dir, name).await? {
+                    // Always by a look: this listing may have had a file of that name.
+                    match share.entry(self.dir, name.as_bytes()).await? {
                         Some(entry) if entry.kind != NodeKind::Directory => {
                             share.remote.strange.note(prefix, "a file and a directory have the same name");
                         }
