@@ -345,6 +345,8 @@ pub struct StatFs {
     pub nodes: u64,
     /// Nodes that could still be made.
     pub free_nodes: u64,
+    /// The longest that a file can be.
+    pub file_bytes_max: u64,
 }
 
 /// Something changed. `origin` is who asked for it; a front end ignores its own where its clients know already.
@@ -525,6 +527,12 @@ pub trait Vfs: Send + Sync + 'static {
 
     /// Everything acknowledged so far is durable as the share promises (`local`: survives power loss here; `remote`: this node is in S3).
     async fn commit(&self, who: &Caller, node: NodeId) -> Result<(), VfsError>;
+
+    /// Everything acknowledged so far, names and attributes too, survives power loss here, whatever the share's durability is.
+    async fn sync(&self) -> Result<(), VfsError>;
+
+    /// Changes whenever bytes that were written and not committed may be lost: at every start, and where a flush failed (RFC 1813 §3.3.7).
+    fn write_verifier(&self) -> u64;
 
     /// Changes what a range occupies.
     async fn allocate(&self, who: &Caller, io: Io, offset: u64, len_bytes: u64, how: Allocate) -> Result<(), VfsError>;

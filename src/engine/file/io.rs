@@ -150,6 +150,9 @@ impl Share {
         }
         let node = target.row.node;
         self.drop_privileges(who, &target.row).await?;
+        if matches!(io, Io::Node(_)) {
+            self.remote.stateless.written(node);
+        }
         let (start, info) = self.put_bytes(who, &target, offset, data).await?;
         self.tell(who.origin, Changed::Data(node, start..start + len_bytes));
         let row = self.node(node).await?;

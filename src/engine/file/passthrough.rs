@@ -56,6 +56,7 @@ pub(crate) struct Passthrough {
     next_handle: AtomicU64,
     locks: Mutex<Locks>,
     changes: broadcast::Sender<Event>,
+    verifier: u64,
 }
 
 /// The answer of the kernel in our words; those that it never gives here are input/output errors.
@@ -144,6 +145,7 @@ impl Passthrough {
             next_handle: AtomicU64::new(1),
             locks: Mutex::default(),
             changes: broadcast::channel(4096).0,
+            verifier: fastrand::u64(..),
         }))
     }
 
@@ -320,11 +322,18 @@ impl Vfs for Passthrough {
     }
 
     async fn commit(&self, _who: &Caller, node: NodeId) -> Result<(), VfsError> {
-        let path = self.at(node)?;
+        self.at(node)?;
+        self.sync().await
+    }
+
+    async fn sync(&self) -> Result<(), VfsError> {
         let root = self.at(self.root)?;
         let file = fs::open(io::through(&root), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(told)?;
-        drop(path);
         fs::syncfs(&file).map_err(told)
+    }
+
+    fn write_verifier(&self) -> u64 {
+        self.verifier
     }
 
     async fn allocate(&self, who: &Caller, io: Io, offset: u64, len_bytes: u64, how: Allocate) -> Result<(), VfsError> {
@@ -543,6 +552,7 @@ impl Vfs for Passthrough {
             free_bytes: space.f_bavail * space.f_frsize,
             nodes: space.f_files - space.f_ffree,
             free_nodes: space.f_ffree,
+            file_bytes_max: i64::MAX as u64,
         })
     }
 

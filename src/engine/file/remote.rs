@@ -24,7 +24,7 @@ use super::keys::Strange;
 use super::layout::WholeLayout;
 use super::moves::Moves;
 use super::refresh::Listings;
-use super::settle::{DIRECTORY_QUIET, Settler};
+use super::settle::{DIRECTORY_QUIET, Settler, Stateless};
 use super::share::{Share, Why};
 
 /// How often a job that was over too early is begun again for one `commit`.
@@ -41,6 +41,8 @@ pub(super) struct Remote {
     pub(super) published: Mutex<HashSet<NodeId>>,
     /// Open files whose objects say that they are open.
     pub(super) marked_open: Mutex<HashSet<NodeId>>,
+    /// Files that are written without having been opened.
+    pub(super) stateless: Stateless,
     /// Nodes that somebody waits for: their quiet time is over.
     pub(super) urgent: Mutex<Urgent>,
     /// When something below a key prefix was deleted here, nanoseconds since the Unix epoch.

@@ -26,6 +26,7 @@
 mod occupied;
 mod outcome;
 mod quiet;
+mod stateless;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -48,6 +49,7 @@ use super::overflow;
 use super::refresh::FLAG_IMPLIED;
 use super::share::{FLAG_ATTRIBUTES_UNKNOWN, FLAG_XATTRS, Settings, Share};
 use occupied::Spot;
+pub(super) use stateless::Stateless;
 
 /// How long a directory whose entries change is left alone before its marker is written again.
 pub(super) const DIRECTORY_QUIET: Duration = Duration::from_secs(15);

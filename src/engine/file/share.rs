@@ -87,6 +87,9 @@ pub struct Settings {
     pub prefix: String,
     /// How long a file is quiet before it is uploaded.
     pub upload_delay: Duration,
+    /// How long a file is quiet that is written without having been opened (NFSv3 tells no close); doubles with each upload of the same
+    /// file, to 15 minutes.
+    pub stateless_delay: Duration,
     /// After how long a listing is looked at again.
     pub refresh: Duration,
     /// What fsync acknowledges.
@@ -125,6 +128,7 @@ impl Default for Settings {
             bucket: String::new(),
             prefix: String::new(),
             upload_delay: Duration::from_secs(2),
+            stateless_delay: Duration::from_secs(15),
             refresh: Duration::from_secs(60),
             durability: Durability::Local,
             read_only: false,
@@ -274,6 +278,15 @@ impl Vfs for Share {
 
     async fn commit(&self, who: &Caller, node: NodeId) -> Result<(), VfsError> {
         self.do_commit(who, node).await
+    }
+
+    async fn sync(&self) -> Result<(), VfsError> {
+        self.blobs.sync().await?;
+        Ok(())
+    }
+
+    fn write_verifier(&self) -> u64 {
+        self.blobs.verifier()
     }
 
     async fn allocate(&self, who: &Caller, io: Io, offset: u64, len_bytes: u64, how: Allocate) -> Result<(), VfsError> {

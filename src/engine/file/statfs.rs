@@ -19,6 +19,7 @@ impl Share {
             free_bytes: TOTAL_BYTES.saturating_sub(used),
             nodes: counts.nodes,
             free_nodes: TOTAL_NODES.saturating_sub(counts.nodes),
+            file_bytes_max: self.bucket.capabilities().object_bytes_max,
         })
     }
 }

@@ -59,6 +59,7 @@ impl Share {
         match (op, done) {
             (Op::Delete { key, .. }, _) => self.remote.deleted.note(key, self.now_ns()),
             (Op::PutBlob { attributes, .. }, Done::Written { .. }) => {
+                self.remote.stateless.uploaded(node);
                 self.remote.published.lock().remove(&node);
                 if attributes::is_open(attributes) {
                     self.remote.marked_open.lock().insert(node);

@@ -36,7 +36,11 @@ impl Share {
         if let Some(info) = view.info.as_ref().filter(|info| info.is_dirty()) {
             changed_ns = changed_ns.max(info.modified_ns);
         }
-        let delay = self.settings().upload_delay;
+        let (upload_delay, stateless_delay) = {
+            let settings = self.settings();
+            (settings.upload_delay, settings.stateless_delay)
+        };
+        let delay = upload_delay.max(self.remote.stateless.delay(view.id, stateless_delay).unwrap_or_default());
         let settled = view.objects.iter().any(|object| view.desires(&object.key));
         let implicit =
             row.kind == NodeKind::Directory && row.ctime_ns == row.mtime_ns && (settled || row.birth_ns != row.mtime_ns);

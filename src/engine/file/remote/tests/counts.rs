@@ -201,3 +201,51 @@ async fn one_open_file_may_be_larger_than_what_may_be_dirty() {
     assert_eq!(world.store.object("a").unwrap().bytes.len(), 100 << 20);
     assert_eq!(world.metadata("a", "tidegate-open"), None);
 }
+
+/// As NFSv3 clients write: nothing is opened or closed, so only quiet tells that a file is complete.
+#[tokio::test(start_paused = true)]
+async fn bursts_of_writes_without_an_open_are_one_put() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    gateway.write("a", "").await.unwrap();
+    let node = gateway.walk("a").await.unwrap().node;
+    for burst in 0..20_u64 {
+        let data = Bytes::from(vec![7; 100_000]);
+        gateway.share.write(&gateway.who, Io::Node(node), burst * 100_000, data).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    sent(&world.counts(), &[(Kind::List, 1), (Kind::Put, 1)]);
+    assert_eq!(world.store.object("a").unwrap().head.size_bytes, 2_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_a_second_for_ten_minutes_is_few_puts() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    gateway.write("log", "").await.unwrap();
+    let node = gateway.walk("log").await.unwrap().node;
+    for second in 0..600_u64 {
+        gateway.share.write(&gateway.who, Io::Node(node), second * 5, Bytes::from_static(b"line\n")).await.unwrap();
+        gateway.share.commit(&gateway.who, node).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    gateway.drain().await;
+    let puts = world.counts().of(Kind::Put);
+    assert!((1..=8).contains(&puts), "{puts}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_written_again_and_again_waits_longer_each_time() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    gateway.write("a", "").await.unwrap();
+    let node = gateway.walk("a").await.unwrap().node;
+    // A write every 40 seconds for half an hour: 45 writes.
+    for round in 0..45_u64 {
+        gateway.share.write(&gateway.who, Io::Node(node), round, Bytes::from_static(b"x")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(40)).await;
+    }
+    let puts = world.counts().of(Kind::Put);
+    assert!((2..=8).contains(&puts), "{puts}");
+}
