@@ -3,4 +3,5 @@
 
 pub mod admin;
 pub mod fuse;
+pub mod nfs;
 pub mod s3;

@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store::upload", &["base", "store::blob", "store::log", "store::meta", "store::object"]),
     ("engine::file", &["base", "store"]),
     ("protocol::fuse", &["base", "engine::file"]),
+    ("protocol::nfs", &["base", "engine::file"]),
     ("protocol::s3", &["base", "store::object"]),
     ("protocol::admin", &["base", "engine", "store"]),
     ("config", &["base", "engine", "protocol", "store"]),
@@ -31,6 +32,7 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("aws_sdk_s3", &["src/store/object"], "requests to S3 only in store/object"),
     ("SystemTime::now", &["src/base/clock.rs"], "the wall clock only in base/clock"),
     ("fuser::", &["src/protocol/fuse"], "FUSE's wire only in protocol/fuse"),
+    ("nfs3_types::", &["src/protocol/nfs"], "NFS's wire only in protocol/nfs"),
     ("s3s::", &["src/protocol/s3"], "S3's wire only in protocol/s3"),
 ];
 

@@ -1,0 +1,124 @@
+//! Many calls at once: answers out of order, calls that are sent twice, a server that stops.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nfs3_types::nfs3::*;
+
+use super::client::{Client, mode, pack, place};
+use super::{Served, open_rules};
+use crate::engine::file::tests::World;
+use crate::engine::file::tests::settings;
+use crate::protocol::nfs::v3::PROGRAM;
+use crate::store::object::fault::Death;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_calls_are_in_flight_and_each_is_answered_once() {
+    let served = Served::new().await;
+    let (mut client, root) = served.mounted().await;
+    let file = client.file(&root, "f").await;
+    let block = |number: u64| vec![number as u8; 65_000];
+    let mut waiting = HashSet::new();
+    for number in 0..200_u64 {
+        let args = WRITE3args {
+            file: file.clone(),
+            offset: number * 65_000,
+            count: 65_000,
+            stable: stable_how::UNSTABLE,
+            data: block(number).into(),
+        };
+        let (procedure, args) = match number % 2 {
+            0 => (7, pack(&args)),
+            _ => (1, pack(&GETATTR3args { object: file.clone() })),
+        };
+        let record = client.record(PROGRAM, 3, procedure, &args);
+        client.send(&record).await;
+        waiting.insert(client.xid);
+    }
+    while !waiting.is_empty() {
+        let (xid, answer) = client.answer().await.unwrap();
+        assert!(waiting.remove(&xid), "answered twice");
+        assert_eq!(answer[20..24], [0; 4], "failed");
+    }
+    for number in (0..200).step_by(2) {
+        let (bytes, _) = client.read(&file, number * 65_000, 65_000).await.unwrap();
+        assert_eq!(bytes, block(number));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_sent_again_from_another_connection_is_done_once() {
+    let served = Served::new().await;
+    let (mut client, root) = served.mounted().await;
+    let remove = REMOVE3args { object: place(&root, "f") };
+    client.file(&root, "f").await;
+    let record = client.record(PROGRAM, 3, 12, &pack(&remove));
+    client.send(&record).await;
+    let (_, first) = client.answer().await.unwrap();
+    let mut again = Client::connect(served.address).await;
+    again.send(&record).await;
+    let (_, second) = again.answer().await.unwrap();
+    assert_eq!(first, second);
+    assert_eq!(second[20..24], [0; 4], "not NOENT");
+    assert_eq!(again.remove(&root, "f").await, nfsstat3::NFS3ERR_NOENT, "a new call is another thing");
+    // One whose answer nobody took.
+    let create = CREATE3args { where_: place(&root, "g"), how: createhow3::GUARDED(mode(0o600)) };
+    let record = client.record(PROGRAM, 3, 8, &pack(&create));
+    client.send(&record).await;
+    drop(client);
+    again.send(&record).await;
+    let (_, answer) = again.answer().await.unwrap();
+    assert_eq!(answer[20..24], [0; 4], "not EXIST");
+}
+
+#[tokio::test]
+async fn a_full_cache_is_jukebox_within_ten_seconds_and_heals() {
+    let mut slow = settings();
+    slow.remote_timeout = Duration::from_secs(1);
+    let served = Served::over(World::with(slow).await, open_rules()).await;
+    let (mut client, root) = served.mounted().await;
+    let file = client.file(&root, "f").await;
+    // The bucket takes nothing: the share's portion (32 MiB) fills up.
+    served.world.faults.kill(Death::Refusing);
+    let block = vec![7; 1 << 20];
+    let mut refused = None;
+    for number in 0..80 {
+        let begin = tokio::time::Instant::now();
+        let written = super::error(client.write(&file, number << 20, &block, stable_how::UNSTABLE).await);
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        if written != nfsstat3::NFS3_OK {
+            refused = Some((number, written));
+            break;
+        }
+    }
+    let (number, status) = refused.expect("the portion has no end");
+    assert_eq!(status, nfsstat3::NFS3ERR_JUKEBOX);
+    assert!(client.getattr(&file).await.is_ok());
+    served.world.faults.heal();
+    let healed = async {
+        while super::error(client.write(&file, number << 20, &block, stable_how::UNSTABLE).await) != nfsstat3::NFS3_OK {}
+    };
+    tokio::time::timeout(Duration::from_secs(60), healed).await.expect("it does not heal");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answers_what_it_took() {
+    let served = Served::new().await;
+    let (mut client, root) = served.mounted().await;
+    let mut sent = Vec::new();
+    for number in 0..20 {
+        let create = CREATE3args { where_: place(&root, &format!("{number}")), how: createhow3::GUARDED(mode(0o600)) };
+        let record = client.record(PROGRAM, 3, 8, &pack(&create));
+        client.send(&record).await;
+        sent.push(client.xid);
+    }
+    let (first, _) = client.answer().await.unwrap();
+    served.nfs.drain().await;
+    let mut answered = vec![first];
+    while let Ok((xid, _)) = client.answer().await {
+        answered.push(xid);
+    }
+    let made = served.world.list("").await.len();
+    assert_eq!(answered.len(), made, "what was done was answered, and nothing else");
+    assert!(sent.len() >= made);
+}
