@@ -8,6 +8,7 @@
 //! - A field that is not known is an error, never ignored. What is read is checked here, once, before anything is started.
 //! - Relative paths are relative to the directory of the file that has them (without a file: the working directory).
 
+mod nfs;
 mod parse;
 mod share;
 mod value;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use nfs::{NfsConfig, NfsShareConfig};
 pub use share::{NamedShare, ShareConfig, share_name};
 pub use value::{Size, Span};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub embedded: EmbeddedConfig,
     /// Status, metrics and control.
     pub admin: AdminConfig,
+    /// NFS, for all shares.
+    pub nfs: NfsConfig,
     /// Uploads of all shares.
     pub upload: UploadConfig,
 }
@@ -78,6 +82,7 @@ impl Default for Config {
             s3: S3Config::default(),
             embedded: EmbeddedConfig::default(),
             admin: AdminConfig::default(),
+            nfs: NfsConfig::default(),
             upload: UploadConfig::default(),
         }
     }

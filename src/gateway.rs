@@ -7,10 +7,11 @@
 //! - What can run runs: a share, an endpoint or a mount that fails is told in one line, shown in `status`, tried again, and holds up
 //!   nothing else. Only the data directory, the database and the cache can keep a gateway from starting.
 //! - One gateway per data directory: it is locked.
-//! - A share is closed in this order: mount, uploads, share; the gateway: shares, uploader, blobs (which syncs), endpoint.
+//! - A share is closed in this order: mount and export, uploads, share; the gateway: NFS, shares, uploader, blobs (which syncs), endpoint.
 
 mod buckets;
 mod control;
+mod network;
 mod shares;
 pub mod watch;
 
@@ -28,6 +29,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::base::disk::files::FilesDisk;
 use crate::base::id::OwnerId;
 use crate::config::{Config, Endpoint, ShareConfig};
+use crate::protocol::nfs::Nfs;
 use crate::protocol::s3::{self, credentials};
 use crate::store::blob::{self, Batch, BlobStore};
 use crate::store::log;
@@ -71,6 +73,7 @@ pub struct Gateway {
     uploader: Arc<Uploader>,
     embedded: Option<Arc<Local>>,
     credentials: Option<s3::Settings>,
+    nfs: Arc<Nfs>,
     /// All of the cache, of which shares have portions, in bytes.
     cache_bytes: u64,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
@@ -102,6 +105,7 @@ impl Gateway {
             .await
             .map_err(|error| store_error(&error, &data, &cache))?;
         let id = gateway_id(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
+        let nfs_key = network::nfs_key(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let uploader = Uploader::start(blobs.clone(), upload_settings(&config));
         let (embedded, credentials) = open_embedded(&config, &data, &clock).await?;
         Ok(Arc::new(Self {
@@ -112,6 +116,7 @@ impl Gateway {
             uploader,
             embedded,
             credentials,
+            nfs: Nfs::new(&nfs_key, Some(&data.join("nfs"))).map_err(|error| StartError::Directory(data.join("nfs"), error))?,
             cache_bytes,
             metrics,
             shares: Mutex::default(),
@@ -141,13 +146,14 @@ impl Gateway {
         }
     }
 
-    /// Ends everything: mounts first, the log's last sync at the end. Uploads go on at the next start.
+    /// Ends everything: network clients and mounts first, the log's last sync at the end. Uploads go on at the next start.
     ///
     /// # Errors
     /// Where the last sync or checkpoint failed; everything that was acknowledged as synced is safe all the same.
     pub async fn drain(&self) -> Result<(), blob::BlobError> {
         self.stop.cancel();
         let _guard = self.reloading.lock().await;
+        self.nfs.drain().await;
         let running: Vec<_> = std::mem::take(&mut *self.shares.lock()).into_values().collect();
         for share in running {
             share.close().await;

@@ -15,7 +15,17 @@ use crate::gateway::{Gateway, watch};
 use crate::protocol::admin::{self, Control};
 use crate::protocol::s3;
 
+/// Clients, segments and requests to S3 all take descriptors: the process takes as many as it may.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limits.maximum, ..limits }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
 pub(super) async fn run(config: Config) -> Exit {
+    raise_descriptors();
     let signals = match Stop::catch() {
         Ok(signals) => signals,
         Err(exit) => return exit,
@@ -29,8 +39,10 @@ pub(super) async fn run(config: Config) -> Exit {
     let admin = serve_admin(&gateway, &servers, &stop).await;
     let endpoint = serve_endpoint(&gateway, &servers, &stop).await;
     gateway.reload().await;
+    // After the shares: a client's handle of one that is not there yet would be stale.
+    let nfs = serve_nfs(&gateway, &servers).await;
     servers.spawn(watch::run(gateway.clone()));
-    announce(&gateway, admin, endpoint).await;
+    announce(&gateway, admin, endpoint, &nfs).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
     signals.asked().await;
@@ -82,8 +94,40 @@ async fn serve_endpoint(gateway: &Arc<Gateway>, servers: &TaskTracker, stop: &Ca
     address
 }
 
+/// Listens wherever NFS is to be served; the addresses that could be had.
+async fn serve_nfs(gateway: &Arc<Gateway>, servers: &TaskTracker) -> Vec<SocketAddr> {
+    let mut served = Vec::new();
+    for (address, otherwise) in gateway.config().nfs.addresses() {
+        let listener = match (TcpListener::bind(address).await, otherwise) {
+            (Ok(listener), _) => Some(listener),
+            (Err(_), Some(otherwise)) => bind("NFS ([nfs] listen)", otherwise).await,
+            (Err(_), None) => bind("NFS ([nfs] listen)", address).await,
+        };
+        let Some(listener) = listener else { continue };
+        served.extend(listener.local_addr());
+        let nfs = gateway.nfs().clone();
+        servers.spawn(async move {
+            if let Err(error) = nfs.serve(listener).await {
+                tracing::error!(%error, "the NFS server ended");
+            }
+        });
+    }
+    if let Some(address) = served.first().filter(|_| gateway.config().nfs.rpcbind)
+        && let Err(reason) = gateway.nfs().announce(*address).await
+    {
+        tracing::info!(reason, "NFS clients have to name the port, and have no locks between machines (nolock)");
+    }
+    served
+}
+
+/// How Linux mounts a share, without rpcbind.
+fn mount_command(address: SocketAddr, share: &str) -> String {
+    let (host, port) = (address.ip(), address.port());
+    format!("mount -t nfs -o vers=3,tcp,nolock,port={port},mountport={port},mountproto=tcp {host}:/{share} /mnt")
+}
+
 /// Says what is served, and the exact command for each.
-async fn announce(gateway: &Gateway, admin: Option<SocketAddr>, endpoint: Option<SocketAddr>) {
+async fn announce(gateway: &Gateway, admin: Option<SocketAddr>, endpoint: Option<SocketAddr>, nfs: &[SocketAddr]) {
     println!("tidegate {} is running", env!("CARGO_PKG_VERSION"));
     if let Some(address) = endpoint {
         let file = gateway.config().data_dir.join("s3/credentials");
@@ -97,6 +141,9 @@ async fn announce(gateway: &Gateway, admin: Option<SocketAddr>, endpoint: Option
         println!("  share    {:<12} s3://{}/{}", share.name, share.bucket, share.prefix);
         if !share.mount.is_empty() {
             println!("           files   {}", share.mount);
+        }
+        if let Some(address) = nfs.first() {
+            println!("           nfs     {}", mount_command(*address, &share.name));
         }
         if !share.reason.is_empty() {
             println!("           {}", share.reason);

@@ -7,7 +7,7 @@ use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressS
 use serde::Serialize;
 
 use super::{Exit, fail};
-use crate::protocol::admin::{ShareStatus, Status, UploadStatus};
+use crate::protocol::admin::{ProcedureStatus, ShareStatus, Status, UploadStatus};
 
 /// Uploads that `status` shows at most.
 const UPLOADS_SHOWN: usize = 20;
@@ -67,6 +67,17 @@ pub(super) fn status(status: &Status) -> Exit {
         println!("\nuploads: {}", status.uploads_total);
         for upload in status.uploads.iter().take(UPLOADS_SHOWN) {
             println!("  {}", line(upload));
+        }
+    }
+    let nfs = &status.nfs;
+    if nfs.connections > 0 || !nfs.mounts.is_empty() {
+        println!("\nnfs: {} connections from {}", nfs.connections, nfs.clients.join(", "));
+        for mount in &nfs.mounts {
+            println!("  {mount}");
+        }
+        for procedure in &nfs.procedures {
+            let ProcedureStatus { name, calls, errors, mean_us } = procedure;
+            println!("  {name:<12} {calls:>12} calls {errors:>9} errors {mean_us:>9} µs");
         }
     }
     for notice in &status.notices {

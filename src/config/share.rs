@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, S3Config, Size, Span, parse};
+use super::{Config, ConfigError, NfsShareConfig, S3Config, Size, Span, parse};
 use crate::engine::file::share::{ConflictPolicy, Durability, Settings};
 use crate::protocol::fuse;
 
@@ -83,6 +83,9 @@ pub struct ShareConfig {
     /// Its mount on this machine; none where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuse: Option<FuseConfig>,
+    /// How it is offered through NFS; to this machine alone where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<NfsShareConfig>,
 }
 
 /// `[fuse]` of a share.
@@ -208,6 +211,9 @@ impl ShareConfig {
         if self.fuse.as_ref().is_some_and(|fuse| fuse.mount.as_os_str().is_empty()) {
             return fail("fuse.mount", "must not be empty".into());
         }
+        if let Some(nfs) = &self.nfs {
+            nfs.check().map_err(|(field, reason)| (format!("nfs.{field}"), reason))?;
+        }
         Ok(())
     }
 
@@ -222,6 +228,7 @@ impl ShareConfig {
             bucket: self.bucket.clone(),
             prefix: self.prefix.clone(),
             upload_delay: self.upload_delay.0,
+            stateless_delay: self.nfs.clone().unwrap_or_default().upload_delay.0,
             refresh: self.refresh.0,
             durability: match self.durability {
                 DurabilityName::Local => Durability::Local,

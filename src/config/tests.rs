@@ -50,6 +50,8 @@ fn every_field_of_the_gateway_wrong_in_turn() {
         ("[embedded]\nlisten = \"nowhere\"", "embedded.listen"),
         ("[admin]\nlisten = 9080", "admin.listen"),
         ("[admin]\nlisten = \"127.0.0.1:9000\"", "admin.listen"),
+        ("[nfs]\nlisten = [\"2049\"]", "nfs.listen[0]"),
+        ("[nfs]\nrpcbind = 1", "nfs.rpcbind"),
         ("[upload]\nconcurrency = 0", "upload.concurrency"),
         ("[upload]\npart_concurrency = 1000", "upload.part_concurrency"),
         ("[upload]\npart_size = \"1 MiB\"", "upload.part_size"),

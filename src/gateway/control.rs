@@ -107,6 +107,7 @@ impl Control for Gateway {
                 CacheStatus { segments: usage.segments, segments_free: usage.segments_free, writable_bytes: usage.writable_bytes }
             },
             notices: self.notices.lock().clone(),
+            nfs: self.nfs_status(),
             ..Status::default()
         };
         for (name, part) in parts {
@@ -149,6 +150,7 @@ impl Control for Gateway {
             metrics::gauge!("tidegate_share_oldest_dirty_seconds", "share" => name.clone())
                 .set(self.age_s(usage.oldest_dirty_ns) as f64);
         }
+        self.nfs_metrics();
         self.metrics.run_upkeep();
         self.metrics.render()
     }

@@ -102,6 +102,7 @@ impl Gateway {
                 self.change(name, Running { is_leaving: false, ..running }, config).await
             }
             Some(running) => {
+                self.offer(name, &config, None);
                 running.close().await;
                 self.open(name, config).await
             }
@@ -110,6 +111,7 @@ impl Gateway {
         if !running.reason.is_empty() {
             tracing::error!(share = name, reason = running.reason, "share");
         }
+        self.offer(name, &running.config, running.share.as_ref());
         self.shares.lock().insert(name.to_owned(), running);
     }
 
@@ -132,6 +134,7 @@ impl Gateway {
 
     async fn remove(self: &Arc<Self>, name: &str) {
         tracing::info!(share = name, "removed from the configuration: uploading what it has");
+        self.nfs.unexport(name);
         let (share, mount) = {
             let mut shares = self.shares.lock();
             let Some(running) = shares.get_mut(name) else { return };

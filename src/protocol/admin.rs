@@ -52,6 +52,9 @@ pub struct Status {
     pub uploads_total: u64,
     /// The cache.
     pub cache: CacheStatus,
+    /// NFS.
+    #[serde(default)]
+    pub nfs: NfsStatus,
     /// What an operator should know: damage, what an endpoint lacks, a configuration that was refused.
     pub notices: Vec<String>,
 }
@@ -113,6 +116,34 @@ pub struct CacheStatus {
     pub segments_free: u32,
     /// What writers may still write before bytes have to be uploaded or dropped.
     pub writable_bytes: u64,
+}
+
+/// The NFS server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct NfsStatus {
+    /// Connections that are open.
+    pub connections: usize,
+    /// Addresses that they come from.
+    pub clients: Vec<String>,
+    /// `CLIENT:/PATH` of each mount that a client told.
+    pub mounts: Vec<String>,
+    /// Calls that were refused since the start.
+    pub refused: u64,
+    /// What was called since the start.
+    pub procedures: Vec<ProcedureStatus>,
+}
+
+/// One procedure of the NFS server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct ProcedureStatus {
+    /// Its name.
+    pub name: String,
+    /// Calls.
+    pub calls: u64,
+    /// Of them, calls that were answered with an error.
+    pub errors: u64,
+    /// Time of a call, microseconds.
+    pub mean_us: u64,
 }
 
 #[derive(Deserialize)]
