@@ -32,10 +32,13 @@ def free_port():
 class Gateway:
     """One gateway in a directory of its own."""
 
-    def __init__(self, root, config="", share="", shares=None):
+    def __init__(self, root, config="", share="", shares=None, nfs=None, prefix=()):
+        """`nfs`: [nfs] of the gateway; `prefix`: words before the program's, as of nsenter."""
         self.root = pathlib.Path(root)
-        self.s3_port, self.admin_port = free_port(), free_port()
+        self.s3_port, self.admin_port, self.nfs_port = free_port(), free_port(), free_port()
         self.process = None
+        self.prefix = list(prefix)
+        self.nfs = nfs or f'listen = ["127.0.0.1:{self.nfs_port}"]\nrpcbind = false'
         (self.root / "shares").mkdir(parents=True, exist_ok=True)
         self.write_config(config)
         shares = shares if shares is not None else {"demo": 'bucket = "demo"\n' + share + '\n[fuse]\nmount = "mnt/demo"\n'}
@@ -45,7 +48,8 @@ class Gateway:
     def write_config(self, extra=""):
         self.config = self.root / "tidegate.toml"
         self.config.write_text(
-            f'[embedded]\nlisten = "127.0.0.1:{self.s3_port}"\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n{extra}\n'
+            f'[embedded]\nlisten = "127.0.0.1:{self.s3_port}"\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
+            f'[nfs]\n{self.nfs}\n{extra}\n'
         )
 
     @property
@@ -59,7 +63,7 @@ class Gateway:
     def start(self, wait=True, env=None):
         self.out = open(self.log, "ab")
         self.process = subprocess.Popen(
-            [PROGRAM, "--config", str(self.config), "serve"],
+            [*self.prefix, PROGRAM, "--config", str(self.config), "serve"],
             stdout=self.out, stderr=self.out, cwd=self.root, env={**os.environ, **(env or {})},
         )
         if wait:
@@ -107,7 +111,7 @@ class Gateway:
 
     def run(self, *args, check=True, timeout=300):
         done = subprocess.run(
-            [PROGRAM, "--config", str(self.config), *args], capture_output=True, text=True, timeout=timeout, cwd=self.root
+            [*self.prefix, PROGRAM, "--config", str(self.config), *args], capture_output=True, text=True, timeout=timeout, cwd=self.root
         )
         if check:
             assert done.returncode == 0, f"{args}: {done.returncode}: {done.stderr}"
