@@ -178,7 +178,7 @@ def tidegate(root, namespace):
         f'[cache]\nsize = "2 GiB"\n[embedded]\nlisten = "127.0.0.1:{ports[0]}"\n[admin]\nlisten = "127.0.0.1:{ports[1]}"\n'
         f'[nfs]\nlisten = ["127.0.0.1:{ports[2]}"]\nrpcbind = false\n')
     program = os.path.abspath(options.tidegate)
-    process = subprocess.Popen([program, "--config", str(root / "tidegate.toml"), "serve"], cwd=root, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([program, "--config", str(root / "tidegate.toml"), "serve"], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", ports[2])) == 0:
