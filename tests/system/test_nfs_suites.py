@@ -4,6 +4,7 @@ import re
 import shutil
 
 import guest
+import pytest
 from conftest import SOAK
 from test_nfs import OPEN, mount
 from test_posix import FSX, PJDFSTEST
@@ -20,6 +21,8 @@ def served(make_gateway, *tools, **files):
     return gateway
 
 
+# The guest is emulated: minutes on two cores.
+@pytest.mark.timeout(1800)
 def test_pjdfstest_fails_only_what_the_protocol_cannot(make_gateway):
     gateway = served(make_gateway, "pjdfstest", config=PJDFSTEST)
     # A path of some length: the suite computes paths of the longest length wrongly below very short ones, also on a local disk.
@@ -34,6 +37,7 @@ cp /nfs/pjdfstest /tmp/; cp /nfs/config /tmp/config.toml; mkdir -p /nfs/below/a/
     assert failed <= known, "\n".join(sorted(failed - known)) + out[-4000:]
 
 
+@pytest.mark.timeout(1800)
 def test_fsx_and_dbench(make_gateway):
     # NFSv3 has no call that reserves bytes or makes holes.
     config = FSX.format(flen=8 << 20).replace("posix_fallocate = 1", "posix_fallocate = 0").replace("punch_hole = 2", "punch_hole = 0")
