@@ -5,7 +5,8 @@
 //! `nfs/rpc.rs` (calls and replies), `nfs/record.rs` (a stream into records), `nfs/outbox.rs` (replies into a stream), `nfs/connection.rs`,
 //! `nfs/budget.rs` (what clients may make us hold), `nfs/duplicate.rs` (calls that are sent twice); `nfs/export.rs` and `nfs/network.rs` (who
 //! may), `nfs/handle.rs` (file handles), `nfs/convert.rs` (every mapping of values and errors); the programs: `nfs/v3.rs`,
-//! `nfs/mount.rs`, `nfs/nlm.rs` (locks), `nfs/nsm.rs` (whose locks are gone); `nfs/caller.rs` and `nfs/rpcbind.rs` are calls of our own.
+//! `nfs/mount.rs`, `nfs/nlm.rs` (locks), `nfs/nsm.rs` (whose locks are gone); `nfs/datagram.rs` (calls over UDP); `nfs/caller.rs`
+//! and `nfs/rpcbind.rs` are calls of our own.
 //!
 //! Invariants:
 //! - What COMMIT, a FILE_SYNC write or a change of names was answered for survives power loss (an export may say `namespace = "async"`).
@@ -22,6 +23,7 @@ mod budget;
 mod caller;
 mod connection;
 mod convert;
+mod datagram;
 mod duplicate;
 mod export;
 mod handle;
@@ -85,8 +87,11 @@ pub struct Nfs {
     stats: Stats,
     mounts: mount::Mounts,
     locks: nlm::Table,
+    messages: nlm::Messages,
     monitor: nsm::Monitor,
     started: Instant,
+    /// Where clients tell on which ports their own programs are.
+    portmap_port: std::sync::atomic::AtomicU16,
     /// rpcbind knows of this server.
     is_registered: std::sync::atomic::AtomicBool,
     /// What was logged lately, so that a client that is refused a thousand times a second is one line a minute.
@@ -125,8 +130,10 @@ impl Nfs {
             stats: Stats::default(),
             mounts: mount::Mounts::default(),
             locks: nlm::Table::default(),
+            messages: nlm::Messages::default(),
             monitor: nsm::Monitor::open(directory)?,
             started: Instant::now(),
+            portmap_port: nfs3_types::portmap::PMAP_PORT.into(),
             is_registered: std::sync::atomic::AtomicBool::new(false),
             logged: Mutex::default(),
             stop: CancellationToken::new(),
@@ -139,8 +146,12 @@ impl Nfs {
         self.monitor.had_clients() && self.started.elapsed() < nlm::GRACE
     }
 
-    /// Tells this machine's rpcbind on which port the programs are, and clients that held locks to reclaim them. Where `port` can be had
-    /// for UDP too, notices of restarted clients are taken there.
+    fn portmap_port(&self) -> u16 {
+        self.portmap_port.load(Ordering::Relaxed)
+    }
+
+    /// Tells this machine's rpcbind on which port the programs are, and clients that held locks to reclaim them. Where the port can be had
+    /// for UDP too, everything but NFS is served there.
     ///
     /// # Errors
     /// In words, why rpcbind does not know of this server: its clients have to name the port, and have no locks between machines.
@@ -150,30 +161,13 @@ impl Nfs {
         self.is_registered.store(true, Ordering::Relaxed);
         if let Some(socket) = udp {
             let server = self.clone();
-            self.tasks.spawn(async move { server.serve_notices(&socket).await });
+            self.tasks.spawn(server.serve_datagrams(socket));
         }
         let server = self.clone();
-        self.tasks.spawn(async move { server.stop.run_until_cancelled(server.monitor.notify()).await.unwrap_or(()) });
+        self.tasks.spawn(async move {
+            server.stop.run_until_cancelled(server.monitor.notify(server.portmap_port())).await.unwrap_or(())
+        });
         Ok(())
-    }
-
-    /// Calls of the status monitor over UDP: Linux sends its notices so.
-    async fn serve_notices(self: Arc<Self>, socket: &UdpSocket) {
-        let mut buffer = vec![0; 4096];
-        loop {
-            let received = tokio::select! {
-                received = socket.recv_from(&mut buffer) => received,
-                () = self.stop.cancelled() => return,
-            };
-            let Ok((len, peer)) = received else { continue };
-            let Ok(Ok(request)) = Request::parse(Bytes::copy_from_slice(&buffer[..len]), peer) else { continue };
-            if request.program == nsm::PROGRAM
-                && let Ok(reply) = nsm::call(&self, &request).await
-            {
-                // A datagram has no record mark.
-                let _ = socket.send_to(&reply.finish().0[4..], peer).await;
-            }
-        }
     }
 
     /// Offers a share, or changes how it is offered. `None`: it is configured but does not run now; clients wait for it.
@@ -191,6 +185,12 @@ impl Nfs {
     /// # Errors
     /// None that a pause would not cure: those are waited out.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
+        let server = self.clone();
+        self.tasks.spawn(async move {
+            if server.stop.run_until_cancelled(tokio::time::sleep(nlm::GRACE)).await.is_some() {
+                server.monitor.end_grace();
+            }
+        });
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

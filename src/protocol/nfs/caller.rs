@@ -1,5 +1,5 @@
-//! Calls that the server itself makes: to rpcbind, to a client's lock manager and status monitor. One connection per call, small answers,
-//! a short deadline.
+//! Calls that the server itself makes: to rpcbind, to a client's lock manager and status monitor. One connection per call (or a datagram, where
+//! a client serves nothing else), small answers, a short deadline.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,13 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use nfs3_types::portmap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
 use super::rpc::{AUTH_NONE, LAST_FRAGMENT};
 use super::xdr::{Decoder, Encode, Garbage};
 
 /// How long a call may take.
 const CALL_MAX: Duration = Duration::from_secs(5);
+/// A datagram that is not answered is sent again after so long.
+const RESEND: Duration = Duration::from_secs(1);
 /// The longest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 4096;
 
@@ -30,6 +32,14 @@ pub(super) struct Procedure {
     pub(super) procedure: u32,
 }
 
+/// Where a program is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    /// By datagrams.
+    pub(super) is_udp: bool,
+}
+
 fn strange(_: Garbage) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the answer is no RPC reply that says success")
 }
@@ -38,17 +48,47 @@ fn strange(_: Garbage) -> io::Error {
 ///
 /// # Errors
 /// What the socket says; `TimedOut`; `InvalidData` where the call was refused.
-pub(super) async fn call(to: SocketAddr, what: Procedure, args: &[u8]) -> io::Result<Decoder> {
-    let called = async { exchange(TcpStream::connect(to).await?, what, args).await };
+pub(super) async fn call(to: Place, what: Procedure, args: &[u8]) -> io::Result<Decoder> {
+    let called = async {
+        if to.is_udp {
+            return exchange_datagrams(to.address, what, args).await;
+        }
+        exchange(TcpStream::connect(to.address).await?, what, args).await
+    };
     tokio::time::timeout(CALL_MAX, called).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-async fn exchange(mut socket: impl AsyncRead + AsyncWrite + Unpin, what: Procedure, args: &[u8]) -> io::Result<Decoder> {
-    let xid = fastrand::u32(..);
+/// A call with its record mark, which is zero.
+fn message(xid: u32, what: Procedure, args: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(64 + args.len());
     let words = [0, xid, 0, 2, what.program, what.version, what.procedure, AUTH_NONE, 0, AUTH_NONE, 0];
     words.iter().for_each(|word| Encode::u32(&mut record, *word));
     record.bytes(args);
+    record
+}
+
+async fn exchange_datagrams(to: SocketAddr, what: Procedure, args: &[u8]) -> io::Result<Decoder> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(to).await?;
+    let xid = fastrand::u32(..);
+    let message = message(xid, what, args);
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    loop {
+        socket.send(&message[4..]).await?;
+        let received = tokio::time::timeout(RESEND, socket.recv(&mut answer)).await;
+        // Whoever calls this has a deadline for all of it.
+        let Ok(len) = received else { continue };
+        let reply = Bytes::copy_from_slice(&answer[..len?]);
+        if reply.starts_with(&xid.to_be_bytes()) {
+            return success(Decoder::new(reply), xid).map_err(strange);
+        }
+    }
+}
+
+async fn exchange(mut socket: impl AsyncRead + AsyncWrite + Unpin, what: Procedure, args: &[u8]) -> io::Result<Decoder> {
+    let xid = fastrand::u32(..);
+    let mut record = message(xid, what, args);
     let mark = LAST_FRAGMENT | u32::try_from(record.len() - 4).unwrap_or(0);
     record[..4].copy_from_slice(&mark.to_be_bytes());
     socket.write_all(&record).await?;
@@ -76,24 +116,35 @@ fn mapping(program: u32, version: u32, protocol: u32, port: u16) -> Vec<u8> {
     args
 }
 
-/// Calls a procedure of the port mapper of `host`.
-async fn portmap(host: IpAddr, procedure: portmap::PMAP_PROG, args: &[u8]) -> io::Result<u32> {
-    let what = Procedure { program: portmap::PROGRAM, version: portmap::VERSION, procedure: procedure as u32 };
-    let mut results = call((host, portmap::PMAP_PORT).into(), what, args).await?;
-    results.u32().map_err(strange)
+/// Asks the port mapper of another machine, which listens on `portmap_port`.
+async fn portmap(to: Place, program: u32, version: u32, protocol: u32) -> io::Result<Option<u16>> {
+    let procedure = portmap::PMAP_PROG::PMAPPROC_GETPORT as u32;
+    let what = Procedure { program: portmap::PROGRAM, version: portmap::VERSION, procedure };
+    let port = call(to, what, &mapping(program, version, protocol, 0)).await?.u32().map_err(strange)?;
+    Ok(u16::try_from(port).ok().filter(|port| *port != 0))
 }
 
-/// The TCP port of a program on another machine.
+/// Where a program of another machine is served: over TCP, if it is.
 ///
 /// # Errors
 /// As [`call`]; `NotFound` where nobody serves it there.
-pub(super) async fn port_of(host: IpAddr, program: u32, version: u32) -> io::Result<SocketAddr> {
-    let args = mapping(program, version, portmap::IPPROTO_TCP, 0);
-    let port = portmap(host, portmap::PMAP_PROG::PMAPPROC_GETPORT, &args).await?;
-    match u16::try_from(port) {
-        Ok(port) if port != 0 => Ok((host, port).into()),
-        _ => Err(io::ErrorKind::NotFound.into()),
+pub(super) async fn find(portmap_port: u16, host: IpAddr, program: u32, version: u32) -> io::Result<Place> {
+    let mut mapper = Place { address: (host, portmap_port).into(), is_udp: false };
+    for (protocol, is_udp) in [(portmap::IPPROTO_TCP, false), (portmap::IPPROTO_UDP, true)] {
+        let asked = portmap(mapper, program, version, protocol).await;
+        let asked = match asked {
+            // A port mapper of datagrams alone.
+            Err(error) if !mapper.is_udp && error.kind() == io::ErrorKind::ConnectionRefused => {
+                mapper.is_udp = true;
+                portmap(mapper, program, version, protocol).await
+            }
+            asked => asked,
+        };
+        if let Some(port) = asked? {
+            return Ok(Place { address: (host, port).into(), is_udp });
+        }
     }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Calls rpcbind of this machine, over its own socket: it takes registrations from nowhere else.

@@ -1,7 +1,7 @@
 //! The network lock manager, version 4 (RFC 1813 Appendix II; X/Open XNFS, chapter 10), over the share's locks: those of FUSE and SMB.
 //!
 //! What lives here: the calls; `nlm/table.rs` knows whose number is whose and who holds something; `nlm/blocked.rs` waits for a lock on a
-//! client's behalf and calls it back.
+//! client's behalf and calls it back; `nlm/message.rs` are the calls whose answer is a call.
 //!
 //! ```text
 //!  LOCK ─► free? ─ yes ─► GRANTED                        ┌─ CANCEL, UNLOCK, client restarted ─► given up
@@ -13,6 +13,7 @@
 //! where anybody had a lock; locks of a client go when it says that it restarted (see `nsm.rs`) or frees them all.
 
 mod blocked;
+mod message;
 mod table;
 
 use std::ops::Range;
@@ -29,6 +30,7 @@ use super::rpc::{Refusal, Reply, Request};
 use super::v3::Outcome;
 use super::xdr::{Decoder, Encode};
 use super::{Nfs, ORIGIN};
+pub(super) use message::Messages;
 pub(super) use table::Table;
 use table::{Held, Owner};
 
@@ -118,9 +120,19 @@ pub(super) async fn call(server: &Arc<Nfs>, request: &Request) -> Outcome {
     if request.version != VERSION {
         return Err(Refusal::Version(VERSION, VERSION));
     }
+    match request.procedure {
+        // Of messages nothing is answered here; results of calls that we made as messages (we make none) are for nobody.
+        6..=9 => message::take(server, request),
+        0 | 10..=15 => {}
+        _ => return ask(server, request).await,
+    }
+    Ok(request.reply())
+}
+
+/// Carries out a call that is answered with its result.
+async fn ask(server: &Arc<Nfs>, request: &Request) -> Outcome {
     let mut args = request.args.clone();
     match request.procedure {
-        0 => Ok(request.reply()),
         1 => test(server, request, args).await,
         2 | 22 => {
             let cookie = args.opaque(OBJECT_BYTES_MAX)?;

@@ -62,7 +62,6 @@ impl Monitor {
                 && let Ok(address) = address.parse()
             {
                 before.push((name.to_owned(), address));
-                fs::remove_file(path)?;
             }
         }
         let file = directory.join("state");
@@ -75,6 +74,16 @@ impl Monitor {
     /// Whether anybody has locks to reclaim.
     pub(super) fn had_clients(&self) -> bool {
         !self.before.is_empty()
+    }
+
+    /// Clients of the life before that took nothing back are forgotten; until then another restart is told to them too.
+    pub(super) fn end_grace(&self) {
+        let Some(directory) = &self.directory else { return };
+        for (name, _) in &self.before {
+            if self.address_of(name).is_none() {
+                let _ = fs::remove_file(directory.join(file_name(name)));
+            }
+        }
     }
 
     /// Sees to it that the client is told after a restart. Before its first lock is granted.
@@ -120,17 +129,17 @@ impl Monitor {
     }
 
     /// Tells every client of the life before that its locks are to be reclaimed.
-    pub(super) async fn notify(&self) {
+    pub(super) async fn notify(&self, portmap_port: u16) {
         let own_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let notices = self.before.iter().map(|(name, address)| self.notify_one(own_name.trim(), name, *address));
+        let notices = self.before.iter().map(|(name, address)| self.notify_one(portmap_port, own_name.trim(), name, *address));
         futures_util::future::join_all(notices).await;
     }
 
     /// A client knows the server by name or by address, depending on how it mounted: it is told both.
-    async fn notify_one(&self, own_name: &str, name: &str, address: IpAddr) {
+    async fn notify_one(&self, portmap_port: u16, own_name: &str, name: &str, address: IpAddr) {
         for _ in 0..NOTICES_MAX {
             let told = async {
-                let to = caller::port_of(address, PROGRAM, VERSION).await?;
+                let to = caller::find(portmap_port, address, PROGRAM, VERSION).await?;
                 let what = Procedure { program: PROGRAM, version: VERSION, procedure: NOTIFY };
                 let own_address = own_address_towards(address)?.to_string();
                 for own in [own_name, &own_address] {
@@ -213,6 +222,13 @@ mod tests {
         let second = open();
         assert_eq!(second.before, [("ana".to_owned(), address)]);
         assert!(second.state > first.state && second.state % 2 == 1);
-        assert!(!open().had_clients(), "told once; who reclaims is remembered anew");
+        let third = open();
+        assert!(third.had_clients(), "the gateway died again before anybody took a lock back");
+        assert!(third.remember("ana", address).await);
+        third.end_grace();
+        let fourth = open();
+        assert!(fourth.had_clients(), "who took its locks back is remembered anew");
+        fourth.end_grace();
+        assert!(!open().had_clients(), "who did not is forgotten");
     }
 }

@@ -208,6 +208,11 @@ impl Reply {
         self.head.len().saturating_sub(28)
     }
 
+    /// The results so far, without a payload.
+    pub(super) fn results(&self) -> &[u8] {
+        self.head.get(28..).unwrap_or_default()
+    }
+
     /// The record: head with its mark, and what follows it.
     pub(super) fn finish(mut self) -> (Vec<u8>, Vec<Bytes>) {
         let len = self.head.len() - 4 + self.payload.iter().map(Bytes::len).sum::<usize>();

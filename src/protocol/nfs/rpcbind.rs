@@ -13,7 +13,7 @@ const UNSET: u32 = 2;
 
 /// Program, version, and whether it is served over UDP too.
 const PROGRAMS: [(u32, u32, bool); 4] =
-    [(v3::PROGRAM, 3, false), (mount::PROGRAM, 3, false), (nlm::PROGRAM, 4, false), (nsm::PROGRAM, 1, true)];
+    [(v3::PROGRAM, 3, false), (mount::PROGRAM, 3, true), (nlm::PROGRAM, 4, true), (nsm::PROGRAM, 1, true)];
 
 /// `rpcb` (RFC 1833 §2.1). An empty `netid` is all of them.
 fn entry(program: u32, version: u32, netid: &str, address: &str) -> Vec<u8> {

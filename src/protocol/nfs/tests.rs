@@ -3,6 +3,7 @@
 mod client;
 mod hostile;
 mod locking;
+mod messages;
 mod mounting;
 mod procedures;
 mod together;

@@ -71,7 +71,7 @@ pub(super) async fn wait(server: &Arc<Nfs>, file: &File, wanted: &Wanted, cookie
         if result.is_ok() {
             server.locks.granted(&key);
         }
-        if result.is_ok() && !tell(address, &granted, &stopped, &done).await {
+        if result.is_ok() && !tell(server.portmap_port(), address, &granted, &stopped, &done).await {
             let release = lock_of(lock.owner, &lock.range, LockKind::Unlock);
             let _ = vfs.lock(&who, node, &release, None).await;
         }
@@ -96,6 +96,7 @@ fn granted_args(wanted: &Wanted, cookie: &[u8], lock: &Lock) -> Vec<u8> {
 
 /// Whether the client took the lock. One that asked again meanwhile and was told so has it too (`stopped`).
 async fn tell(
+    portmap_port: u16,
     address: IpAddr,
     args: &[u8],
     stopped: &tokio_util::sync::CancellationToken,
@@ -103,7 +104,7 @@ async fn tell(
 ) -> bool {
     for _ in 0..CALLS_MAX {
         let called = async {
-            let to = caller::port_of(address, PROGRAM, VERSION).await?;
+            let to = caller::find(portmap_port, address, PROGRAM, VERSION).await?;
             let mut results =
                 caller::call(to, Procedure { program: PROGRAM, version: VERSION, procedure: GRANTED }, args).await?;
             let answer = results.opaque(super::OBJECT_BYTES_MAX).and_then(|_| results.u32());
