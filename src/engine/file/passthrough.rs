@@ -11,7 +11,7 @@
 
 mod io;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod who;
 
 use std::collections::HashMap;

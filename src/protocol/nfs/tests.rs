@@ -1,11 +1,17 @@
 //! The server over TCP on 127.0.0.1, with a share in a simulated world behind it, and a client whose XDR is `nfs3_types`'.
 
 mod client;
+mod conformance;
+mod fixed;
+mod fuzz;
+mod golden;
 mod hostile;
+mod listing;
 mod locking;
 mod messages;
 mod mounting;
 mod procedures;
+mod remote;
 mod together;
 
 use std::sync::Arc;
@@ -59,6 +65,11 @@ impl Served {
         let root = client.mount("/demo").await.unwrap();
         (client, root)
     }
+}
+
+/// Whether the full figures are asked for, which take long.
+pub(super) fn soak() -> bool {
+    std::env::var("TIDEGATE_SOAK").is_ok_and(|value| value == "1")
 }
 
 /// What a failed call says.

@@ -14,7 +14,7 @@ struct Pair {
 }
 
 /// What both must agree on: kind, mode, owner, group, and of anything but a directory links and length.
-type Told = (NodeKind, u32, u32, u32, Option<(u32, u64)>);
+pub(crate) type Told = (NodeKind, u32, u32, u32, Option<(u32, u64)>);
 
 fn told_of(attr: &Attr) -> Told {
     let more = (attr.kind != NodeKind::Directory).then_some((attr.nlink, attr.size_bytes));
@@ -23,7 +23,7 @@ fn told_of(attr: &Attr) -> Told {
 
 /// One verb, on paths.
 #[derive(Clone, Debug)]
-enum Verb {
+pub(crate) enum Verb {
     Mkdir(String, u32),
     Create(String, u32),
     Fifo(String, u32),
@@ -56,7 +56,7 @@ async fn place<'a>(vfs: &dyn Vfs, who: &Caller, path: &'a str) -> Result<(NodeId
 }
 
 /// Runs a verb. What it answers, as far as both must answer the same.
-async fn run(vfs: &dyn Vfs, who: &Caller, verb: &Verb) -> Result<(Option<Told>, Vec<u8>), VfsError> {
+pub(crate) async fn run(vfs: &dyn Vfs, who: &Caller, verb: &Verb) -> Result<(Option<Told>, Vec<u8>), VfsError> {
     let attr = |attr: Attr| (Some(told_of(&attr)), Vec::new());
     let nothing = |()| (None, Vec::new());
     match verb {
@@ -135,7 +135,7 @@ async fn run(vfs: &dyn Vfs, who: &Caller, verb: &Verb) -> Result<(Option<Told>, 
     }
 }
 
-fn any_verb(random: &mut fastrand::Rng) -> Verb {
+pub(crate) fn any_verb(random: &mut fastrand::Rng) -> Verb {
     let mut path = || {
         let depth = random.usize(1..4);
         let names: Vec<&str> = (0..depth).map(|_| ["a", "b", "c"][random.usize(0..3)]).collect();
@@ -180,7 +180,7 @@ fn any_verb(random: &mut fastrand::Rng) -> Verb {
 }
 
 /// All that root can see, by path: attributes, bytes or target, and the first path of the same node.
-async fn tree(vfs: &dyn Vfs) -> BTreeMap<String, (Told, Vec<u8>, String)> {
+pub(crate) async fn tree(vfs: &dyn Vfs) -> BTreeMap<String, (Told, Vec<u8>, String)> {
     let who = root();
     let (mut tree, mut first, mut todo) = (BTreeMap::new(), BTreeMap::new(), vec![String::new()]);
     let mut found = BTreeMap::new();
@@ -222,7 +222,7 @@ async fn tree(vfs: &dyn Vfs) -> BTreeMap<String, (Told, Vec<u8>, String)> {
 }
 
 /// Whether the kernel lets only owners link (a sysctl, not POSIX).
-fn protects_links() -> bool {
+pub(crate) fn protects_links() -> bool {
     std::fs::read_to_string("/proc/sys/fs/protected_hardlinks").is_ok_and(|text| text.trim() != "0")
 }
 
