@@ -44,8 +44,10 @@ pub mod share;
 mod space;
 pub mod start;
 mod statfs;
+mod told;
 mod tree;
 mod watch;
+pub mod witness;
 mod xattr;
 
 use std::ops::Range;
@@ -57,6 +59,7 @@ use bytes::Bytes;
 
 use crate::base::id::NodeId;
 pub use crate::store::meta::NodeKind;
+pub use told::Mark;
 
 /// Which front end a call comes from, so that it is not told its own changes. 0: the share itself (a refresh, an upload).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -376,6 +379,8 @@ pub enum Changed {
         /// The node it has, 0: none.
         after: NodeId,
     },
+    /// Nothing: see [`Vfs::told`].
+    Mark(Mark),
 }
 
 /// Why a call failed; each has one errno, nfsstat3, NTSTATUS in its front end's table.
@@ -617,6 +622,10 @@ pub trait Vfs: Send + Sync + 'static {
 
     /// From now on, every change. A receiver that lags is told so (`Lagged`) and drops everything that it knows.
     fn changes(&self) -> tokio::sync::broadcast::Receiver<Event>;
+
+    /// Returns when everybody who listens to [`Self::changes`] has done with all that was told so far, or after a moment where somebody is stuck.
+    /// A front end that answers a change after this is not contradicted by the caches of the others.
+    async fn told(&self) {}
 }
 
 #[cfg(test)]

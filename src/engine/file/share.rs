@@ -45,6 +45,7 @@ use super::guard::Guards;
 use super::handle::Handles;
 use super::lock::LockTable;
 use super::remote::Remote;
+use super::told::Telling;
 use super::tree::Places;
 
 /// Flag of a directory row: it was listed from the bucket (at `listed_ns`), or is our own and the bucket had nothing below it.
@@ -176,6 +177,7 @@ pub struct Share {
     /// The gateway's id, as marks, link groups and conflict names carry it.
     pub(super) gateway: String,
     pub(super) changes: broadcast::Sender<Event>,
+    pub(super) telling: Telling,
     pub(super) handles: Handles,
     pub(super) locks: LockTable,
     pub(super) guards: Guards,
@@ -390,5 +392,9 @@ impl Vfs for Share {
 
     fn changes(&self) -> broadcast::Receiver<Event> {
         self.changes.subscribe()
+    }
+
+    async fn told(&self) {
+        self.wait_until_told().await;
     }
 }

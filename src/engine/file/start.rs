@@ -22,6 +22,7 @@ use super::handle::Handles;
 use super::lock::LockTable;
 use super::remote::Remote;
 use super::share::{Settings, Share};
+use super::told::Telling;
 use super::tree::{COOKIE_FIRST, Places};
 
 /// What `OwnerRow::kind` says of a share.
@@ -84,6 +85,7 @@ impl Share {
             bucket,
             gateway,
             changes: broadcast::channel(CHANGES_MAX).0,
+            telling: Telling::default(),
             handles: Handles::new(),
             locks: LockTable::default(),
             guards: Guards::new(),

@@ -17,6 +17,7 @@ use super::keys;
 use super::permit;
 use super::share::{FLAG_ATTRIBUTES_UNKNOWN, Share};
 use super::watch::{EndsBy, watched};
+use super::witness::{self, Step};
 
 /// The longest path from the share's root, in bytes (POSIX `PATH_MAX` without its NUL).
 pub(super) const PATH_BYTES_MAX: usize = 4095;
@@ -90,7 +91,9 @@ impl Known {
     /// The node was changed at `now_ns`: its change time, which never stands still.
     pub(super) fn changed(&mut self, now_ns: i64) {
         self.settle_times();
-        self.row.ctime_ns = now_ns.max(self.row.ctime_ns + 1);
+        let before_ctime_ns = self.row.ctime_ns;
+        self.row.ctime_ns = now_ns.max(before_ctime_ns + 1);
+        noted(&self.row, self.row.mtime_ns, before_ctime_ns);
     }
 
     /// The node's content was changed at `now_ns`: both times.
@@ -102,8 +105,15 @@ impl Known {
 
 /// An entry of it was changed: a directory's times. (A directory has no blob.)
 pub(super) fn touch(dir: &mut NodeRow, now_ns: i64) {
-    dir.ctime_ns = now_ns.max(dir.ctime_ns + 1);
+    let (before_mtime_ns, before_ctime_ns) = (dir.mtime_ns, dir.ctime_ns);
+    dir.ctime_ns = now_ns.max(before_ctime_ns + 1);
     dir.mtime_ns = dir.ctime_ns;
+    noted(dir, before_mtime_ns, before_ctime_ns);
+}
+
+/// Tells whoever wants to know of a change what was before it.
+fn noted(row: &NodeRow, before_mtime_ns: i64, before_ctime_ns: i64) {
+    witness::note(Step { node: row.node, before_mtime_ns, before_ctime_ns, after_ctime_ns: row.ctime_ns });
 }
 
 impl Share {

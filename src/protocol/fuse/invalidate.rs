@@ -42,6 +42,7 @@ pub(super) fn spawn(notifier: Notifier, mut changes: Receiver<Event>, origin: Or
 
 fn tell(notifier: &Notifier, what: &Changed, root: NodeId) -> io::Result<()> {
     match what {
+        Changed::Mark(_) => Ok(()),
         // A negative offset: attributes only.
         Changed::Attr(node) => notifier.inval_inode(inode(*node, root), -1, 0),
         Changed::Data(node, range) => {

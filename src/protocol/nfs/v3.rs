@@ -6,6 +6,9 @@
 //! How a procedure works: read all arguments; resolve the handle; attributes before; the share's verb; attributes after; answer. Its answer
 //! is sent when what RFC 1813 §1.1.2 wants durable is durable: names and attributes by [`At::settled`], data by COMMIT and `stable_how`.
 //!
+//! `wcc_data` is the call's own doing or nothing: what the share tells of the state right before its change, and only where nobody else changed
+//! the node since.
+//!
 //! Invariants: permissions are the share's to check, for the caller of each call; the export's `read_only` is checked here. A call that waits
 //! for room in the cache is answered JUKEBOX after [`ROOM_WAIT_MAX`]; its future is dropped, which by the seam's promise leaves nothing half done.
 
@@ -20,9 +23,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use nfs3_types::nfs3::nfsstat3;
+use parking_lot::Mutex;
 
 use crate::base::id::NodeId;
-use crate::engine::file::{Attr, Caller, Vfs, VfsError};
+use crate::engine::file::witness::{Step, witnessed};
+use crate::engine::file::{Attr, Caller, NodeKind, Vfs, VfsError};
 
 use super::export::{DURABLE_WAIT_MAX, Export, Namespace, ROOM_WAIT_MAX};
 use super::rpc::{Refusal, Reply, Request};
@@ -104,6 +109,8 @@ pub(super) struct At<'a> {
     pub(super) vfs: Arc<dyn Vfs>,
     pub(super) node: NodeId,
     pub(super) who: Caller,
+    /// What the call changed, with the times before.
+    changed: Mutex<Vec<Step>>,
 }
 
 impl Nfs {
@@ -117,7 +124,7 @@ impl Nfs {
         }
         let vfs = export.vfs.clone().ok_or(nfsstat3::NFS3ERR_JUKEBOX)?;
         let who = export.rules.caller(&request.credential, ORIGIN);
-        Ok(At { server: self, export, vfs, node, who })
+        Ok(At { server: self, export, vfs, node, who, changed: Mutex::default() })
     }
 }
 
@@ -143,21 +150,50 @@ impl At<'_> {
     /// Carries out what changes something: on an export that allows it, and for no longer than a client should wait.
     async fn change<T>(&self, work: impl Future<Output = Result<T, VfsError>>) -> Result<T, VfsError> {
         self.writable()?;
-        tokio::time::timeout(ROOM_WAIT_MAX, work).await.unwrap_or(Err(VfsError::NoSpace))
+        let (done, steps) = witnessed(tokio::time::timeout(ROOM_WAIT_MAX, work)).await;
+        let mut changed = self.changed.lock();
+        changed.retain(|other| steps.iter().all(|step| step.node != other.node));
+        changed.extend(steps);
+        done.unwrap_or(Err(VfsError::NoSpace))
     }
 
-    /// Returns when names and attributes that were changed are durable, where the export promises it.
-    async fn settled(&self) -> Result<(), VfsError> {
-        match self.export.rules.namespace {
-            Namespace::Sync => self.vfs.sync().await,
-            Namespace::Async => Ok(()),
+    /// What was changed through `other` counts here too.
+    fn also_changed(&self, other: &Self) {
+        let steps = other.changed.lock().clone();
+        *self.changed.lock() = steps;
+    }
+
+    /// What the node was right before the call changed it, where nothing but the call changed it until `after`; `before` is what it was some
+    /// time before. Nothing, where that is not known: the client then takes what it knew for old (RFC 1813 §2.6).
+    fn right_before(&self, before: Option<&Attr>, after: Option<&Attr>) -> Option<Attr> {
+        let (before, after) = (before?, after?);
+        let step = self.changed.lock().iter().find(|step| step.node == self.node).copied();
+        match step {
+            Some(step) if step.after_ctime_ns != after.ctime_ns => None,
+            // The size of a directory does not change with its entries.
+            Some(step) if before.kind == NodeKind::Directory || step.before_ctime_ns == before.ctime_ns => {
+                Some(Attr { mtime_ns: step.before_mtime_ns, ctime_ns: step.before_ctime_ns, ..before.clone() })
+            }
+            Some(_) => None,
+            None => (before.ctime_ns == after.ctime_ns).then(|| before.clone()),
         }
     }
 
-    /// Returns when the bytes of the file are durable, as far as the share promises it.
+    /// Returns when names and attributes that were changed are durable, where the export promises it, and other front ends know of them.
+    async fn settled(&self) -> Result<(), VfsError> {
+        let durable = async {
+            match self.export.rules.namespace {
+                Namespace::Sync => self.vfs.sync().await,
+                Namespace::Async => Ok(()),
+            }
+        };
+        tokio::join!(durable, self.vfs.told()).0
+    }
+
+    /// Returns when the bytes of the file are durable, as far as the share promises it, and other front ends know of them.
     async fn committed(&self) -> Result<(), VfsError> {
-        let commit = self.vfs.commit(&self.who, self.node);
-        tokio::time::timeout(DURABLE_WAIT_MAX, commit).await.unwrap_or(Err(VfsError::WouldBlock))
+        let commit = tokio::time::timeout(DURABLE_WAIT_MAX, self.vfs.commit(&self.who, self.node));
+        tokio::join!(commit, self.vfs.told()).0.unwrap_or(Err(VfsError::WouldBlock))
     }
 
     fn handle_of(&self, node: NodeId) -> super::handle::Handle {
@@ -181,10 +217,10 @@ impl At<'_> {
         self.put_after(reply, after);
     }
 
-    /// `wcc_data` with the attributes as they are now.
+    /// `wcc_data` with the attributes as they are now, and those of before where they are certain.
     async fn put_wcc_now(&self, reply: &mut Reply, before: Option<&Attr>) {
         let after = self.attr().await;
-        self.put_wcc(reply, before, after.as_ref());
+        self.put_wcc(reply, self.right_before(before, after.as_ref()).as_ref(), after.as_ref());
     }
 }
 

@@ -7,6 +7,7 @@ use nfs3_types::nfs3::*;
 
 use super::client::{Client, mode, pack, place};
 use super::{Served, open_rules};
+use crate::engine::file::Vfs;
 use crate::engine::file::tests::World;
 use crate::engine::file::tests::settings;
 use crate::protocol::nfs::v3::PROGRAM;
@@ -121,4 +122,80 @@ async fn a_server_that_stops_answers_what_it_took() {
     let made = served.world.list("").await.len();
     assert_eq!(answered.len(), made, "what was done was answered, and nothing else");
     assert!(sent.len() >= made);
+}
+
+/// Change time of a directory before and after a CREATE, as its answer tells them.
+async fn create_times(client: &mut Client, root: &nfs_fh3, text: &str) -> (Option<(u32, u32)>, (u32, u32)) {
+    let args = CREATE3args { where_: place(root, text), how: createhow3::GUARDED(mode(0o644)) };
+    let result: CREATE3res = client.call(8, &args).await;
+    let Nfs3Result::Ok(ok) = result else { panic!("{result:?}") };
+    let before = match ok.dir_wcc.before {
+        Nfs3Option::Some(before) => Some((before.ctime.seconds, before.ctime.nseconds)),
+        Nfs3Option::None => None,
+    };
+    let after = ok.dir_wcc.after.unwrap().ctime;
+    (before, (after.seconds, after.nseconds))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wcc_data_is_the_calls_own_doing() {
+    let served = Served::new().await;
+    let (mut alone, root) = served.mounted().await;
+    let (_, mut last) = create_times(&mut alone, &root, "first").await;
+    for number in 0..20 {
+        let (before, after) = create_times(&mut alone, &root, &format!("alone-{number}")).await;
+        assert_eq!(before, Some(last), "nobody else was there");
+        last = after;
+    }
+    let busy = (0..4).map(|number| {
+        let (address, root) = (served.address, root.clone());
+        tokio::spawn(async move {
+            let mut client = Client::connect(address).await;
+            let mut changes = Vec::new();
+            for file in 0..100 {
+                changes.push(create_times(&mut client, &root, &format!("busy-{number}-{file}")).await);
+            }
+            changes
+        })
+    });
+    let mut own = Vec::new();
+    for changes in futures_util::future::join_all(busy).await {
+        own.extend(changes.unwrap().into_iter().filter_map(|(before, after)| before.map(|before| (before, after))));
+    }
+    // What is told to be one's own doing is nobody else's too.
+    own.sort_unstable();
+    for pair in own.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "{pair:?}");
+    }
+    // A call that changes nothing tells of no change.
+    let again: CREATE3res =
+        alone.call(8, &CREATE3args { where_: place(&root, "first"), how: createhow3::GUARDED(mode(0o644)) }).await;
+    let Nfs3Result::Err((nfsstat3::NFS3ERR_EXIST, failed)) = again else { panic!("{again:?}") };
+    let Nfs3Option::Some(before) = failed.dir_wcc.before else { panic!("{failed:?}") };
+    assert_eq!((before.ctime.seconds, before.ctime.nseconds), {
+        let after = failed.dir_wcc.after.unwrap().ctime;
+        (after.seconds, after.nseconds)
+    });
+}
+
+#[tokio::test]
+async fn a_change_is_answered_when_the_other_front_ends_know_of_it() {
+    let served = Served::new().await;
+    let (mut client, root) = served.mounted().await;
+    let file = client.file(&root, "f").await;
+    let mut changes = served.world.share.changes();
+    let slow = Duration::from_millis(200);
+    tokio::spawn(async move {
+        while let Ok(event) = changes.recv().await {
+            // As long as the event lives it is being told.
+            tokio::time::sleep(slow).await;
+            drop(event);
+        }
+    });
+    let begin = tokio::time::Instant::now();
+    client.file(&root, "g").await;
+    assert!(begin.elapsed() >= slow, "{:?}", begin.elapsed());
+    let begin = tokio::time::Instant::now();
+    client.write(&file, 0, b"bytes", stable_how::FILE_SYNC).await.unwrap();
+    assert!(begin.elapsed() >= slow, "{:?}", begin.elapsed());
 }

@@ -3,6 +3,7 @@
 use nfs3_types::nfs3::nfsstat3;
 
 use super::{Outcome, answer, failed, status_of};
+use crate::engine::file::SetAttr;
 use crate::protocol::nfs::rpc::Request;
 use crate::protocol::nfs::xdr::{Decoder, Encode};
 use crate::protocol::nfs::{Nfs, convert};
@@ -43,7 +44,13 @@ pub(super) async fn setattr(server: &Nfs, request: &Request, mut args: Decoder) 
         result = at.settled().await;
     }
     let mut reply = answer(request, status_of(&result));
-    at.put_wcc_now(&mut reply, before.as_ref()).await;
+    let after = at.attr().await;
+    let right_before = match (&before, &set) {
+        // A length is not a node's row: what was read before is the best that is known.
+        (Some(before), SetAttr { size_bytes: Some(_), .. }) if result.is_ok() => Some(before.clone()),
+        (before, _) => at.right_before(before.as_ref(), after.as_ref()),
+    };
+    at.put_wcc(&mut reply, right_before.as_ref(), after.as_ref());
     Ok(reply)
 }
 

@@ -77,6 +77,7 @@ pub(super) async fn rename(server: &Nfs, request: &Request, mut args: Decoder) -
         result = from.settled().await;
     }
     let mut reply = answer(request, status_of(&result));
+    to.also_changed(&from);
     from.put_wcc_now(&mut reply, from_before.as_ref()).await;
     to.put_wcc_now(&mut reply, to_before.as_ref()).await;
     Ok(reply)
