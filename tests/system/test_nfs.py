@@ -3,9 +3,13 @@ import os
 import time
 
 import guest
-from conftest import sh
+import pytest
+from conftest import SOAK, sh
 
 OPEN = '\n[nfs]\nsquash = "none"\n'
+# How often the gateway is killed, how many names a large directory has.
+KILLS = 40 if SOAK else 3
+NAMES = 100_000 if SOAK else 20_000
 
 
 def mount(gateway, share="demo", options="hard", port=None):
@@ -72,23 +76,24 @@ touch mine; test "$(stat -c %u:%g mine)" = 65534:65534
     assert (gateway.mount / "f").stat().st_uid == 1000
 
 
+@pytest.mark.timeout(7200 if SOAK else 600)
 def test_a_hard_mount_goes_on_over_kill_9(make_gateway):
     gateway = served(make_gateway)
     job = guest.Guest(mount(gateway, options="hard,timeo=50,retrans=2") + """
 head -c 40000000 /dev/urandom >/tmp/data
 echo COPYING
-for i in 1 2 3; do cp /tmp/data /nfs/data$i; sync /nfs/data$i; echo "synced $i"; done
+for round in $(seq ROUNDS); do for i in 1 2 3; do cp /tmp/data /nfs/data$i; sync /nfs/data$i; echo "synced $i"; done; done
 for i in $(seq 200); do echo "$i" >/nfs/small$i; done; sync
 for i in 1 2 3; do cmp /tmp/data /nfs/data$i; done
 umount /nfs
-""" + mount(gateway) + """
+""".replace("ROUNDS", str(KILLS // 3)) + mount(gateway) + """
 for i in 1 2 3; do cmp /tmp/data /nfs/data$i; done
 for i in $(seq 200); do test "$(cat /nfs/small$i)" = $i; done
 sha256sum /tmp/data | sed 's/^/SUM /'
-""", 600)
+""", 7000 if SOAK else 600)
     try:
         job.wait_for("COPYING")
-        for _ in range(3):
+        for _ in range(KILLS):
             time.sleep(2)
             gateway.kill()
             time.sleep(1)
@@ -100,25 +105,26 @@ sha256sum /tmp/data | sed 's/^/SUM /'
         assert sh(f"sha256sum data{number}", cwd=gateway.mount).stdout.split()[0] == digest
 
 
+@pytest.mark.timeout(7200 if SOAK else 600)
 def test_a_listing_while_names_go(make_gateway):
     gateway = served(make_gateway)
     big = gateway.mount / "big"
     big.mkdir()
-    for number in range(20_000):
+    for number in range(NAMES):
         (big / f"file-{number:06}").touch()
     job = guest.Guest(mount(gateway) + """
 ls /nfs/big | wc -l; echo LISTING
 for i in 1 2 3; do ls -U /nfs/big >/tmp/list$i; sort /tmp/list$i | uniq -d | head -3 | grep . && exit 1; done
 for i in 1 2 3; do grep -c 'file-.*[02468]$' /tmp/list$i | sed 's/^/KEPT /'; done
-""", 600)
+""", 7000 if SOAK else 600)
     try:
         job.wait_for("LISTING")
-        for number in range(1, 20_000, 2):
+        for number in range(1, NAMES, 2):
             (big / f"file-{number:06}").unlink()
         kept = [line.split()[1] for line in job.end().splitlines() if line.startswith("KEPT ")]
     finally:
         job.close()
-    assert kept == ["10000"] * 3
+    assert kept == [str(NAMES // 2)] * 3
 
 
 def test_fuse_and_nfs_see_each_other(make_gateway):

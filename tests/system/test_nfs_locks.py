@@ -1,11 +1,13 @@
 """NLM and NSM with real Linux clients: two guests, each with an address of its own, in a network namespace with an rpcbind."""
+import contextlib
 import os
+import sqlite3
 import subprocess
 import time
 
 import guest
 import pytest
-from conftest import sh
+from conftest import SOAK, sh
 
 SHARE = 'bucket = "demo"\n[nfs]\nsquash = "none"\nclients = ["10.77.0.0/24"]\n[fuse]\nmount = "mnt/demo"\n'
 
@@ -76,6 +78,33 @@ exec 3>&-; cd /; umount /nfs
             if made:
                 made.close()
     assert (gateway.mount / "order").read_text() == "first\nsecond\n"
+
+
+@pytest.mark.timeout(7200 if SOAK else 900)
+def test_a_database_is_changed_from_two_guests_at_once(network, make_gateway):
+    """Each transaction reads a number and writes the next: one that is lost, or seen half, shows."""
+    rounds = 300 if SOAK else 12
+    gateway = served(network, make_gateway)
+    with contextlib.closing(sqlite3.connect(gateway.mount / "db")) as database:
+        database.executescript("create table t(id integer primary key, who text, before int); create table n(n int); insert into n values(0)")
+    work = """
+for i in $(seq ROUNDS); do
+    sqlite3 -cmd '.timeout 120000' db "begin immediate; insert into t(who, before) select 'WHO', n from n; update n set n = n + 1; commit;"
+done
+sqlite3 -cmd '.timeout 120000' db 'pragma integrity_check' | grep -qx ok; cd /; umount /nfs
+""".replace("ROUNDS", str(rounds))
+    seconds = 7000 if SOAK else 800
+    guests = [network.guest(number, work.replace("WHO", f"guest{number}"), seconds) for number in (1, 2)]
+    try:
+        for made in guests:
+            made.end()
+    finally:
+        for made in guests:
+            made.close()
+    with contextlib.closing(sqlite3.connect(gateway.mount / "db")) as database:
+        assert database.execute("select n from n").fetchall() == [(2 * rounds,)]
+        assert database.execute("select count(distinct before), count(*) from t").fetchall() == [(2 * rounds, 2 * rounds)]
+        assert database.execute("select who, count(*) from t group by who").fetchall() == [("guest1", rounds), ("guest2", rounds)]
 
 
 def test_locks_exclude_fuse_and_survive_a_restart(network, make_gateway):

@@ -377,7 +377,8 @@ async fn run(seed: u64) {
 
 #[test]
 fn power_losses_lose_nothing_that_was_synced() {
-    let count = if std::env::var_os("TIDEGATE_SOAK").is_some() { FULL } else { QUICK };
+    let is_soak = std::env::var("TIDEGATE_SOAK").is_ok_and(|value| value == "1");
+    let count = if is_soak { FULL } else { QUICK };
     let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
     let only = number("TIDEGATE_SEED");
     let count = number("TIDEGATE_SEEDS").map_or(count, |seeds| seeds * LIVES);
