@@ -4,7 +4,7 @@
 //! one way to change names and blobs together; [`Generation`], frozen bytes for an upload; [`Layout`], how a blob's bytes are
 //! found in S3. Pure: `blob/map.rs` is the extent map, `blob/kept.rs` what a generation keeps aside, `blob/page.rs` what a
 //! checkpoint stores of both blob and map, `blob/record.rs` bodies in the log, `blob/portion.rs` who may have how many dirty
-//! bytes, `blob/read_ahead.rs`. `blob/state.rs` is one blob and what each record does to it; `blob/cache.rs` which blobs and
+//! bytes, `blob/read_ahead.rs`; `blob/pressure.rs` says who should upload sooner. `blob/state.rs` is one blob and what each record does to it; `blob/cache.rs` which blobs and
 //! pages are in memory. One file per verb: `blob/{write,apply,jobs,read,fetch,freeze,checkpoint,reclaim,recover,salvage}.rs`.
 //!
 //! The extent map says for every byte of a blob where it is: in the log (an extent with location and number), a hole (zeros),
@@ -41,6 +41,7 @@ mod map;
 mod page;
 mod plan;
 mod portion;
+mod pressure;
 mod read;
 mod read_ahead;
 mod reclaim;
@@ -243,9 +244,7 @@ pub struct BlobStore {
     fetches: fetch::Fetches,
     /// Counts whenever something became free that somebody may wait for.
     space: watch::Sender<u64>,
-    pressure: watch::Sender<u64>,
-    /// When that was last told.
-    pressed: Mutex<Option<tokio::time::Instant>>,
+    pressure: pressure::Pressure,
     /// Changes since the last checkpoint, about.
     changes: AtomicU64,
     /// Why the last checkpoint failed; `None`: it did not.
@@ -563,9 +562,10 @@ impl BlobStore {
         self.log.verifier()
     }
 
-    /// Told each time an owner passes 80 % of its portion or the log runs short: publish open files, upload sooner.
-    pub fn pressure(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.pressure.subscribe()
+    /// Told, now and again, while the owner is past 80 % of its portion, its writer finds the log full, or the log is short
+    /// and nobody else has more beyond what it is guaranteed: publish open files, upload sooner.
+    pub fn pressure(&self, owner: OwnerId) -> watch::Receiver<u64> {
+        self.pressure.subscribe(owner)
     }
 
     /// Makes a checkpoint now.

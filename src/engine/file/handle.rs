@@ -112,6 +112,11 @@ impl Handles {
         self.nodes.lock().get(&node).copied().unwrap_or_default()
     }
 
+    /// Nodes that are open for writing.
+    pub(super) fn written(&self) -> Vec<NodeId> {
+        self.nodes.lock().iter().filter(|(_, opens)| opens.writers > 0).map(|(node, _)| *node).collect()
+    }
+
     /// Whether somebody forbids that the node loses a name.
     pub(super) fn denies_delete(&self, node: NodeId) -> bool {
         self.opens(node).deny_delete > 0

@@ -155,7 +155,7 @@ impl Share {
         let stop = self.remote.stop.clone();
         let (mover, stop_mover) = (Self::run_moves(Arc::downgrade(self)), stop.clone());
         tasks.spawn(async move { stop_mover.run_until_cancelled(mover).await.unwrap_or(()) });
-        let publisher = Self::run_publisher(Arc::downgrade(self), self.blobs.pressure());
+        let publisher = Self::run_publisher(Arc::downgrade(self), self.blobs.pressure(self.owner));
         tasks.spawn(async move { stop.run_until_cancelled(publisher).await.unwrap_or(()) });
         Ok(())
     }

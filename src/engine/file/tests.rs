@@ -6,6 +6,7 @@ mod locks;
 mod model;
 mod names;
 mod owners;
+mod pressure;
 mod random;
 mod times;
 mod together;

@@ -130,6 +130,13 @@ impl Accounts {
         portion::is_pressed(&self.claim(owner), self.others(owner), self.capacity_bytes)
     }
 
+    /// Who has most beyond what it is guaranteed, if anybody has.
+    pub fn heaviest(&self) -> Option<OwnerId> {
+        let beyond = |owner: OwnerId| self.used(owner).saturating_sub(self.portion(owner).guaranteed_bytes);
+        let owners = self.owners.keys().map(|owner| (beyond(*owner), *owner));
+        owners.filter(|(bytes, _)| *bytes > 0).max().map(|(_, owner)| owner)
+    }
+
     /// Gives a reservation back: the bytes are booked, or were not written.
     pub fn release(&mut self, owner: OwnerId, bytes: u64) {
         let reserved = &mut self.owners.entry(owner).or_default().reserved_bytes;

@@ -142,7 +142,7 @@ impl BlobStore {
                     Some(blob) => self.load_pages(blob, &pages).await?,
                     None => prepared.job_rows = self.job_rows(owner, &prepared.jobs).await?,
                 },
-                (_, Tried::Full) => self.wait_for_space(&mut space, deadline).await?,
+                (_, Tried::Full) => self.wait_for_space(owner, &mut space, deadline).await?,
             }
         }
     }

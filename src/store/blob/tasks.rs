@@ -71,7 +71,7 @@ async fn reclaims(store: Weak<BlobStore>) {
         }
         store.reads_want_room.store(false, Ordering::Relaxed);
         if store.is_low() {
-            store.press();
+            store.press_heaviest();
         }
     }
 }

@@ -20,8 +20,6 @@ const LEN_MAX: u64 = i64::MAX as u64;
 
 /// After so many changes a checkpoint is made, so that a start has little to replay.
 const CHANGES_MAX: u64 = 100_000;
-/// Pressure is told at most so often.
-const PRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Who waits says so again at this interval.
 const WAIT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -117,7 +115,7 @@ impl BlobStore {
             match self.try_write(blob, offset, &data)? {
                 Tried::Done(done) => return Ok(done),
                 Tried::Load(pages) => self.load_pages(blob, &pages).await?,
-                Tried::Full => self.wait_for_space(&mut space, deadline).await?,
+                Tried::Full => self.wait_for_space(owner, &mut space, deadline).await?,
             }
         }
     }
@@ -203,7 +201,7 @@ impl BlobStore {
                 (accounts.reserve(owner, bytes), accounts.is_pressed(owner))
             };
             if pressed {
-                self.press();
+                self.pressure.tell(owner);
             }
             match admitted {
                 Some(delay) => {
@@ -219,8 +217,14 @@ impl BlobStore {
     }
 
     /// Asks for reclaim, and waits until something became free since `space` was subscribed.
-    pub(super) async fn wait_for_space(&self, space: &mut watch::Receiver<u64>, deadline: Instant) -> Result<(), BlobError> {
-        self.press();
+    pub(super) async fn wait_for_space(
+        &self,
+        owner: OwnerId,
+        space: &mut watch::Receiver<u64>,
+        deadline: Instant,
+    ) -> Result<(), BlobError> {
+        self.pressure.tell(owner);
+        self.press_heaviest();
         self.log_was_full.store(true, Ordering::Relaxed);
         self.reclaim_wanted.notify_one();
         Self::wait_a_while(space, deadline).await
@@ -249,17 +253,6 @@ impl BlobStore {
         if self.space.receiver_count() > 0 {
             self.space.send_modify(|count| *count = count.wrapping_add(1));
         }
-    }
-
-    /// Tells [`BlobStore::pressure`].
-    pub(super) fn press(&self) {
-        let mut pressed = self.pressed.lock();
-        if pressed.is_some_and(|at| at.elapsed() < PRESS_INTERVAL) {
-            return;
-        }
-        *pressed = Some(Instant::now());
-        drop(pressed);
-        self.pressure.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// The largest body of one record: a small log takes smaller ones, so that a segment has several.

@@ -1,16 +1,19 @@
 //! When a node is uploaded: after it was quiet, or because somebody waits, or because the cache is short.
 //!
 //! Invariants: quiet ends at most [`PATIENCE`] after the job began, however often the node changes; an open file is published as it is
-//! only where the cache is short, `upload_max_age` has passed, or somebody waits for it to be in S3.
+//! only where this share is short of cache (then the oldest, and no other while that is on its way), `upload_max_age` has passed, or
+//! somebody waits for it to be in S3.
 
 use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::base::id::NodeId;
 use crate::engine::file::share::Share;
 use crate::engine::file::{NodeKind, VfsError};
+use crate::store::blob::BlobError;
 use crate::store::meta::{JobRow, NodeRow, Row};
 
 use super::{DIRECTORY_QUIET, View};
@@ -19,8 +22,17 @@ use super::{DIRECTORY_QUIET, View};
 const PATIENCE: Duration = Duration::from_secs(300);
 /// As [`PATIENCE`], of a directory whose entries change.
 const DIRECTORY_PATIENCE: Duration = Duration::from_secs(60);
-/// How many open files are published at one signal that the cache is short.
-const PUBLISH_AT_ONCE: usize = 4;
+/// How long a published file may take before the next one is published in its place.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The open file that was published last because the cache is short.
+#[derive(Clone, Copy)]
+struct Published {
+    /// Of its job then.
+    since_ns: i64,
+    node: NodeId,
+    at: Instant,
+}
 
 fn ns(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
@@ -29,7 +41,7 @@ fn ns(duration: Duration) -> i64 {
 impl Share {
     /// Until when the node is left alone; `None`: it may be uploaded now.
     pub(super) async fn not_before(&self, view: &View, row: &NodeRow) -> Result<Option<i64>, VfsError> {
-        if self.remote.is_urgent(view.id) {
+        if self.remote.is_published(view.id) {
             return Ok(None);
         }
         let mut changed_ns = row.ctime_ns;
@@ -70,30 +82,74 @@ impl Share {
         Ok(row.and_then(|row| if let Row::Job(job) = row { Some(job) } else { None }))
     }
 
-    /// Publishes the oldest open files each time the cache is short.
+    /// Publishes the oldest open file each time the share is short of cache: one at a time.
     pub(in crate::engine::file) async fn run_publisher(share: Weak<Self>, mut pressure: watch::Receiver<u64>) {
+        let mut last = None;
         while pressure.changed().await.is_ok() {
             let Some(share) = share.upgrade() else { return };
-            if let Err(error) = share.publish_oldest().await {
-                tracing::warn!(share = share.name(), %error, "no open file could be published though the cache is short");
+            match share.publish_oldest(last).await {
+                Ok(published) => last = published,
+                Err(error) => {
+                    tracing::warn!(share = share.name(), %error, "no open file could be published though the cache is short");
+                }
             }
         }
     }
 
-    async fn publish_oldest(&self) -> Result<(), VfsError> {
-        let mut open: Vec<(i64, NodeId)> = Vec::new();
-        for job in self.meta().jobs(self.owner).await? {
-            let node = NodeId(job.subject);
-            if self.handles.opens(node).writers > 0 {
-                open.push((job.since_ns, node));
+    /// Publishes the file that is held back longest, unless the last one is still on its way. Where that takes long, the next one gets its
+    /// turn instead: a file that cannot be uploaded does not keep others, and what a dead bucket does not take is not published meanwhile.
+    async fn publish_oldest(&self, last: Option<Published>) -> Result<Option<Published>, VfsError> {
+        let stuck = last.filter(|last| self.remote.published.lock().contains(&last.node));
+        if stuck.is_some_and(|last| last.at.elapsed() < PUBLISH_PATIENCE) {
+            return Ok(stuck);
+        }
+        let held = self.held_back().await?;
+        let after = stuck.map_or(0, |last| held.partition_point(|one| *one <= (last.since_ns, last.node)));
+        let (earlier, later) = held.split_at(after);
+        for (since_ns, node) in later.iter().chain(earlier) {
+            if !self.is_publishable(*node).await? {
+                continue;
+            }
+            let mut published = self.remote.published.lock();
+            if let Some(last) = stuck {
+                published.remove(&last.node);
+            }
+            published.insert(*node);
+            drop(published);
+            tracing::info!(share = self.name(), %node, "published while it is open: the cache is short");
+            self.uploader.wake(self.owner, node.0, self.now_ns());
+            return Ok(Some(Published { since_ns: *since_ns, node: *node, at: Instant::now() }));
+        }
+        Ok(stuck)
+    }
+
+    /// Files with a job that may be waiting for a close, or for the end of writes that know no close; the oldest job first.
+    async fn held_back(&self) -> Result<Vec<(i64, NodeId)>, VfsError> {
+        let mut held = Vec::new();
+        for node in self.handles.written().into_iter().chain(self.remote.stateless.files()) {
+            if let Some(job) = self.job(node).await? {
+                held.push((job.since_ns, node));
             }
         }
-        open.sort_unstable();
-        for (_, node) in open.into_iter().take(PUBLISH_AT_ONCE) {
-            self.remote.published.lock().insert(node);
-            tracing::info!(%node, "published while it is open: the cache is short");
-            self.uploader.wake(self.owner, node.0, self.now_ns());
+        held.sort_unstable();
+        held.dedup();
+        Ok(held)
+    }
+
+    /// Whether uploading it frees anything.
+    async fn is_publishable(&self, id: NodeId) -> Result<bool, VfsError> {
+        let row = match self.node(id).await {
+            Ok(row) => row,
+            Err(VfsError::Stale) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if row.links == 0 || row.blob.0 == 0 {
+            return Ok(false);
         }
-        Ok(())
+        match self.blobs.info(row.blob).await {
+            Ok(info) => Ok(info.is_dirty()),
+            Err(BlobError::NotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -38,6 +38,11 @@ impl Stateless {
         }
     }
 
+    /// All that are remembered.
+    pub(in crate::engine::file) fn files(&self) -> Vec<NodeId> {
+        self.0.iter().map(|(node, _)| *node).collect()
+    }
+
     /// How long it is to be quiet; `None` where it is not one of these. `first` is the delay of its first upload.
     pub(in crate::engine::file) fn delay(&self, node: NodeId, first: Duration) -> Option<Duration> {
         let uploads = self.0.get(&node)?;

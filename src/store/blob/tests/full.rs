@@ -18,7 +18,7 @@ fn uploader(store: &Arc<BlobStore>, world: &World, id: BlobId) -> (tokio::task::
     let (store, remote, stop) = (store.clone(), world.remote.clone(), Arc::new(AtomicBool::new(false)));
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let mut pressure = store.pressure();
+        let mut pressure = store.pressure(OWNER);
         let mut uploads = 0;
         while !stop.load(Ordering::Relaxed) {
             let _ = tokio::time::timeout(Duration::from_millis(100), pressure.changed()).await;
@@ -176,7 +176,7 @@ async fn writers_are_slowed_before_they_are_stopped() {
     let store = world.open().await;
     store.register(OWNER, world.remote.clone(), Portion { guaranteed_bytes: 0, maximum_bytes: 5 << 20 });
     let id = store.test_create().await;
-    let mut pressure = store.pressure();
+    let mut pressure = store.pressure(OWNER);
     let mut times = Vec::new();
     for index in 0..50 {
         let begun = tokio::time::Instant::now();
