@@ -12,7 +12,7 @@
 //!  store                └──► blob ◄── upload    │     │      mutable bytes: cached, logged, written back
 //!                       log · meta · object ◄───┘     │      local disk · SQLite · S3
 //!  ───────────────────────────────────────────────────────────────────────────────────
-//!  base          clock · disk · ids · byte ranges
+//!  base          clock · disk · ids · byte ranges · pools
 //! ```
 //!
 //! Four folders are four layers; imports only go down, and siblings are strangers (`tests/architecture.rs` is the table of who may import

@@ -24,7 +24,7 @@
 //!    just before.
 //! 5. Failed attempts back off with full jitter up to `backoff_max`; a failing job holds its own keys only while it runs, and holds up no
 //!    other owner. Nothing gives up for ever.
-//! 6. Bodies in memory are bounded by `memory_bytes` over all owners, and each owner has its own concurrency.
+//! 6. Bodies in memory are bounded by `memory_bytes` over all owners, each of which leaves room for others and has its own concurrency.
 
 mod adopt;
 mod budget;
@@ -50,7 +50,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -58,6 +57,7 @@ use self::budget::{Budget, Counts};
 use self::run::Runner;
 use self::schedule::Owner;
 use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::base::pool::Pool;
 use crate::store::blob::{Batch, BlobError, BlobStore};
 use crate::store::object::{Attributes, CopySource, ETag, Head, SharedStore};
 
@@ -271,7 +271,7 @@ pub struct JobStatus {
 pub struct Uploader {
     blobs: Arc<BlobStore>,
     settings: Settings,
-    memory: Arc<Semaphore>,
+    memory: Arc<Pool>,
     counts: Arc<Counts>,
     owners: RwLock<HashMap<OwnerId, Arc<Owner>>>,
     loops: Mutex<HashMap<OwnerId, JoinHandle<()>>>,
@@ -280,7 +280,7 @@ pub struct Uploader {
 impl Uploader {
     /// Starts it on the current runtime; nothing happens before owners are registered.
     pub fn start(blobs: Arc<BlobStore>, settings: Settings) -> Arc<Self> {
-        let memory = budget::everybody(settings.memory_bytes);
+        let memory = Pool::new(settings.memory_bytes);
         Arc::new(Self { blobs, settings, memory, counts: Arc::default(), owners: RwLock::default(), loops: Mutex::default() })
     }
 
@@ -303,7 +303,7 @@ impl Uploader {
             bucket,
             blobs: self.blobs.clone(),
             settings: self.settings.clone(),
-            budget: Budget::new(self.memory.clone(), self.settings.memory_bytes),
+            budget: Budget::new(self.memory.clone(), owner),
             counts: self.counts.clone(),
             pending: pending::Pending::default(),
         };

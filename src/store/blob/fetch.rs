@@ -1,8 +1,9 @@
 //! Fetching from S3: whole blocks, each once however many read it, kept in the log's read head for the next reader.
 //!
 //! Invariants: what a run fetched is what its source pins, whoever waits for it; it enters the map only where there
-//! still is a gap, and only while the blob's source is the one it was fetched from. Requests under way are bounded over
-//! all blobs. Bytes that the log does not take are handed to who waits, and remembered shortly.
+//! still is a gap, and only while the blob's source is the one it was fetched from. Bytes under way are bounded over
+//! all blobs, and no owner takes so many that others wait for its bucket ([`Pool`]). Bytes that the log does not take are
+//! handed to who waits, and remembered shortly.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -11,11 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::state::{Blob, State};
 use super::{BlobError, BlobStore, FetchError, Layout};
-use crate::base::id::{BlobId, Seq};
+use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::base::pool::Pool;
 use crate::store::log::{Kind, LogError, Record};
 use crate::store::object::{ObjectError, Outcome};
 
@@ -23,8 +25,8 @@ use crate::store::object::{ObjectError, Outcome};
 const BLOCK: u64 = 1 << 20;
 /// What one request fetches at most, in bytes.
 const RUN_BYTES_MAX: u64 = 4 << 20;
-/// Requests under way.
-const RUNS_MAX: usize = 32;
+/// What is under way of all owners, in bytes.
+const FETCHING_BYTES_MAX: u64 = 128 << 20;
 /// Runs that the log did not take and that are remembered.
 const LOOSE_MAX: usize = 8;
 
@@ -57,7 +59,7 @@ pub(super) struct Fetches {
     running: Mutex<HashMap<Key, Arc<Run>>>,
     /// Fetched, not cached.
     loose: Mutex<VecDeque<(BlobId, u64, Arc<Run>)>>,
-    permits: Arc<Semaphore>,
+    memory: Arc<Pool>,
     /// The log took nothing last time: fetching ahead would be in vain.
     full: AtomicBool,
 }
@@ -67,7 +69,7 @@ impl Fetches {
         Self {
             running: Mutex::default(),
             loose: Mutex::default(),
-            permits: Arc::new(Semaphore::new(RUNS_MAX)),
+            memory: Pool::new(FETCHING_BYTES_MAX),
             full: AtomicBool::new(false),
         }
     }
@@ -117,6 +119,7 @@ impl BlobStore {
     pub(super) fn start_fetch(&self, blob: &Arc<Blob>, remote: &Remote) -> Result<Fetching, BlobError> {
         let owner = blob.state.lock().row().owner;
         let layout = self.layouts.read().get(&owner).cloned().ok_or_else(|| FetchError::from(unregistered()))?;
+        let layout = (owner, layout);
         let Some(epoch) = remote.epoch else {
             let runs = pieces(&remote.range).map(|range| self.spawn_run(blob, remote, range, None, &layout));
             return Ok(Fetching(runs.collect()));
@@ -158,14 +161,14 @@ impl BlobStore {
         remote: &Remote,
         range: Range<u64>,
         epoch: Option<u64>,
-        layout: &Arc<dyn Layout>,
+        (owner, layout): &(OwnerId, Arc<dyn Layout>),
     ) -> Arc<Run> {
         let (sender, answer) = watch::channel(None);
         let run = Arc::new(Run { range: range.clone(), answer });
-        let (weak, permits) = (self.weak.clone(), self.fetches.permits.clone());
+        let (weak, memory, owner) = (self.weak.clone(), self.fetches.memory.clone(), *owner);
         let (blob, source, layout, this) = (blob.clone(), remote.source.clone(), layout.clone(), run.clone());
         tokio::spawn(async move {
-            let _permit = permits.acquire().await;
+            let _memory = memory.take(owner, range.end - range.start).await;
             let mut result = layout.fetch(blob.id, &source, range.clone()).await;
             if let Ok(bytes) = &result
                 && bytes.len() as u64 != range.end - range.start

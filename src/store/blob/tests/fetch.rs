@@ -1,12 +1,13 @@
 //! Reading what is in S3: coalesced, ahead of a sequential reader, cached, and at the cache's limit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::world::{OWNER, World, bytes};
-use crate::base::id::BlobId;
-use crate::store::blob::{BlobChange, BlobError, BlobStore, FetchError, Patience};
+use super::world::{OWNER, Remote, World, bytes};
+use crate::base::id::{BlobId, OwnerId};
+use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, FetchError, Patience, Portion};
 use crate::store::object::ObjectError;
 
 async fn foreign(store: &BlobStore, world: &World, data: &Bytes) -> BlobId {
@@ -132,4 +133,30 @@ async fn failures_are_told_and_not_remembered() {
     }
     *world.remote.broken.lock() = None;
     assert_eq!(store.test_read(id).await.unwrap(), data);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_buckets_do_not_keep_another_owner_from_reading() {
+    let world = World::new(24, 1);
+    let store = world.open().await;
+    let data = bytes(1, 10_000_000);
+    for other in [7, 8, 9].map(OwnerId) {
+        let dead = Arc::new(Remote::default());
+        *dead.delay.lock() = Duration::from_secs(60);
+        store.register(other, dead.clone(), Portion { guaranteed_bytes: 0, maximum_bytes: 1 << 20 });
+        for _ in 0..60 {
+            let id = store.new_blob_id().await.unwrap();
+            let mut batch = Batch::new();
+            batch.blob(BlobChange::Create { id, owner: other, len_bytes: 10_000_000, source: dead.put(data.clone()) });
+            store.apply(other, batch).await.unwrap();
+            let store = store.clone();
+            tokio::spawn(async move { store.read(id, 0..8 << 20).await.map(|_| ()) });
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    *world.remote.delay.lock() = Duration::from_millis(20);
+    let id = foreign(&store, &world, &data).await;
+    let begun = tokio::time::Instant::now();
+    assert!(store.test_read(id).await.unwrap() == data);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
