@@ -321,7 +321,12 @@ impl Config {
         }
         files.sort();
         let shares: Vec<_> = files.iter().map(|file| (share_name(file), ShareConfig::load(file, self))).collect();
-        Ok(share::without_overlaps(shares, &files))
+        let shares = share::without_overlaps(shares, &files);
+        Ok(match self.cache.size {
+            Some(size) => share::within_the_cache(shares, &files, size),
+            // A gateway that starts settles it first.
+            None => shares,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The composition root: builds a gateway bottom-up, runs it, drains it top-down. The only place that sees every layer.
 //!
 //! What lives here: [`Gateway`] and its start and end; `gateway/buckets.rs` puts a bucket's store together, `gateway/shares.rs` opens, closes
-//! and reloads shares, `gateway/watch.rs` notices changed files, `gateway/control.rs` answers the admin address.
+//! and reloads shares, `gateway/portions.rs` divides the cache, `gateway/watch.rs` notices changed files, `gateway/control.rs` answers the admin address.
 //!
 //! Invariants:
 //! - What can run runs: a share, an endpoint or a mount that fails is told in one line, shown in `status`, tried again, and holds up
@@ -12,6 +12,7 @@
 mod buckets;
 mod control;
 mod network;
+mod portions;
 mod shares;
 pub mod watch;
 
@@ -20,6 +21,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -28,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::clock::{Clock, SystemClock};
 use crate::base::disk::files::FilesDisk;
 use crate::base::id::OwnerId;
-use crate::config::{Config, Endpoint, ShareConfig};
+use crate::config::{Config, Endpoint, ShareConfig, Size};
 use crate::protocol::nfs::Nfs;
 use crate::protocol::s3::{self, credentials};
 use crate::store::blob::{self, Batch, BlobStore};
@@ -76,6 +78,8 @@ pub struct Gateway {
     nfs: Arc<Nfs>,
     /// All of the cache, of which shares have portions, in bytes.
     cache_bytes: u64,
+    /// What a share is guaranteed of it where its file says nothing, in bytes.
+    default_guarantee: AtomicU64,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
     /// Shares by name. Held only for look-ups; opening and closing is done under `reloading`.
     shares: Mutex<BTreeMap<String, Running>>,
@@ -91,7 +95,7 @@ impl Gateway {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
+    pub async fn start(mut config: Config) -> Result<Arc<Self>, StartError> {
         let metrics = install_metrics();
         let data = make_directory(&config.data_dir)?;
         let lock = lock(&data)?;
@@ -101,6 +105,8 @@ impl Gateway {
         let meta = Meta::open(Place::File(data.join("meta.db"))).await.map_err(|error| StartError::Store(error.to_string()))?;
         let settings = blob_settings(&config, &cache)?;
         let cache_bytes = settings.log.size_bytes;
+        // What is in force from here on: the shares' guarantees are checked against it.
+        config.cache.size = Some(Size(cache_bytes));
         let (blobs, report) = BlobStore::open(Arc::new(disk), Arc::new(meta), clock.clone(), settings)
             .await
             .map_err(|error| store_error(&error, &data, &cache))?;
@@ -118,6 +124,7 @@ impl Gateway {
             credentials,
             nfs: Nfs::new(&nfs_key, Some(&data.join("nfs"))).map_err(|error| StartError::Directory(data.join("nfs"), error))?,
             cache_bytes,
+            default_guarantee: AtomicU64::new(0),
             metrics,
             shares: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),

@@ -324,3 +324,23 @@ pub(super) fn without_overlaps(mut shares: Vec<NamedShare>, files: &[PathBuf]) -
     }
     shares
 }
+
+/// Refuses every share with whose guarantee the shares are promised more than half of the cache: the rest is needed to turn round in.
+pub(super) fn within_the_cache(mut shares: Vec<NamedShare>, files: &[PathBuf], cache: Size) -> Vec<NamedShare> {
+    let mut promised = 0_u64;
+    for ((_, share), file) in shares.iter_mut().zip(files) {
+        let Some(guaranteed) = share.as_ref().ok().and_then(|share| share.cache_guaranteed) else { continue };
+        let after = promised.saturating_add(guaranteed.0);
+        if after <= cache.0 / 2 {
+            promised = after;
+            continue;
+        }
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let reason = format!(
+            "{guaranteed} with the {} that other shares are guaranteed is more than half of the cache ({cache}): give it less, or the cache more",
+            Size(promised)
+        );
+        *share = Err(parse::at_field(file, &text, "cache_guaranteed".to_owned(), reason));
+    }
+    shares
+}

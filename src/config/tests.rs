@@ -138,6 +138,23 @@ fn shares_that_would_write_the_same_keys_are_refused() {
 }
 
 #[test]
+fn no_more_is_guaranteed_than_there_is() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, guaranteed) in [("a", "3 GiB"), ("b", "2 GiB"), ("c", "3 GiB"), ("d", "100 GiB")] {
+        let text = format!("bucket = \"{name}-bucket\"\nread_only = true\ncache_guaranteed = \"{guaranteed}\"\n");
+        fs::write(directory.path().join(format!("{name}.toml")), text).unwrap();
+    }
+    let cache = super::CacheConfig { size: Some(super::Size(10 << 30)), ..super::CacheConfig::default() };
+    let config = Config { shares_dir: directory.path().into(), cache, ..Config::default() };
+    let loaded = config.load_shares().unwrap();
+    let good: Vec<_> = loaded.iter().filter(|(_, share)| share.is_ok()).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(good, ["a", "b"]);
+    let error = loaded[2].1.as_ref().unwrap_err();
+    names(error, "cache_guaranteed", 3);
+    assert!(error.reason.contains("5 GiB") && error.reason.contains("10 GiB"), "{error}");
+}
+
+#[test]
 fn an_unreadable_directory_is_not_an_empty_one() {
     let config = Config { shares_dir: Path::new("no/such/place").into(), ..Config::default() };
     assert!(config.load_shares().is_err());

@@ -4,20 +4,21 @@
 //! directory of shares changes nothing. What can change while a share runs touches neither its mount nor what is open in it; only how its bucket is
 //! reached makes it open anew. A share that goes is unmounted at once, and stays in `status` until it is drained.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::config::{Endpoint, ShareConfig};
+use crate::config::{Endpoint, NamedShare, ShareConfig};
 use crate::engine::file::share::Share;
 use crate::engine::file::start::Parts;
 use crate::engine::file::{Origin, Vfs};
 use crate::protocol::fuse;
 use crate::store::blob::Portion;
 
-use super::{Gateway, buckets};
+use super::{Gateway, buckets, portions};
 
 /// The front end number of FUSE mounts.
 const FUSE_ORIGIN: Origin = Origin(1);
@@ -74,10 +75,26 @@ impl Gateway {
         for name in gone {
             self.remove(&name).await;
         }
+        self.divide(&wanted);
         for (name, file) in wanted {
             match file {
                 Ok(config) => self.bring(&name, config).await,
                 Err(error) => self.notice(format!("{error}; the share is left as it is")),
+            }
+        }
+    }
+
+    /// Divides the cache anew among the shares that are wanted and those that run nevertheless.
+    fn divide(&self, wanted: &[NamedShare]) {
+        let shares = self.shares.lock();
+        let wanted: BTreeMap<&String, &ShareConfig> =
+            wanted.iter().filter_map(|(name, config)| Some((name, config.as_ref().ok()?))).collect();
+        let others = shares.iter().filter(|(name, _)| !wanted.contains_key(name)).map(|(_, running)| &running.config);
+        let default = portions::default_guarantee(wanted.values().copied().chain(others), self.cache_bytes);
+        self.default_guarantee.store(default, Ordering::Relaxed);
+        for running in shares.values() {
+            if let Some(share) = &running.share {
+                self.blobs.set_portion(share.owner(), self.portion(&running.config));
             }
         }
     }
@@ -166,6 +183,11 @@ impl Gateway {
         };
         if let Some(running) = left {
             running.close().await;
+            if let Some(share) = &share {
+                // Nothing is kept free for who is gone.
+                let maximum_bytes = self.cache_bytes;
+                self.blobs.set_portion(share.owner(), Portion { guaranteed_bytes: 0, maximum_bytes });
+            }
             tracing::info!(share = name, "closed");
         }
     }
@@ -197,10 +219,7 @@ impl Gateway {
 
     /// How many bytes of a share may wait in the cache.
     fn portion(&self, config: &ShareConfig) -> Portion {
-        let cache_bytes = self.cache_bytes;
-        let maximum_bytes = config.cache_maximum.map_or(cache_bytes * 3 / 4, |size| size.0.min(cache_bytes));
-        let guaranteed_bytes = config.cache_guaranteed.map_or(cache_bytes / 16, |size| size.0).min(maximum_bytes);
-        Portion { guaranteed_bytes, maximum_bytes }
+        portions::portion(config, self.default_guarantee.load(Ordering::Relaxed), self.cache_bytes)
     }
 
     async fn open_share(self: &Arc<Self>, name: &str, config: &ShareConfig) -> Result<Arc<Share>, String> {
