@@ -107,7 +107,9 @@ class Gateway:
             point = line.split()[4]
             if point.startswith(str(self.root)):
                 subprocess.run(["umount", "-l", point], check=False)
-        shutil.rmtree(self.root, ignore_errors=True)
+        # TIDEGATE_KEEP=1 leaves the directory of every gateway, to look into after a failure.
+        if os.environ.get("TIDEGATE_KEEP") != "1":
+            shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self, *args, check=True, timeout=300):
         done = subprocess.run(

@@ -100,28 +100,59 @@ def test_a_file_of_four_times_the_cache_from_one_writer(make_gateway):
     sh(f"cmp {gateway.root}/source {gateway.mount}/large", timeout=500)
 
 
-def test_full_with_s3_down_then_deleted_then_drained(far_away):
-    gateway, proxy, endpoint = far_away(config='[cache]\nsize = "64 MiB"\nwait = "2s"')
+@pytest.mark.parametrize("death", ["refuses", "hangs"])
+def test_full_with_s3_down_then_deleted_then_drained(far_away, death):
+    gateway, proxy, endpoint = far_away(config='[cache]\nsize = "128 MiB"\nwait = "2s"')
     # A directory that was never listed cannot be written to without S3: its names are not known.
     assert os.listdir(gateway.mount) == []
-    proxy.cut()
-    written = []
-    with pytest.raises(OSError) as full:
+    proxy.cut() if death == "refuses" else proxy.hang()
+    bodies = {}
+
+    def fill(name):
+        """Whole files of 1 MiB until there is no room, and only for that reason; how many."""
         for number in range(200):
-            path = gateway.mount / f"f{number}"
-            path.write_bytes(os.urandom(1 << 20))
-            written.append(path)
-    assert full.value.errno in (28, 5), full.value
-    assert len(written) > 20
-    for path in written[5:]:
+            path = gateway.mount / f"{name}{number}"
+            body = os.urandom(1 << 20)
+            with open(path, "wb", buffering=0) as file:
+                try:
+                    assert file.write(body) == len(body)
+                except OSError as full:
+                    assert full.errno == errno.ENOSPC, full
+                    break
+            bodies[path] = body
+        else:
+            raise AssertionError("it was never full")
+        # What did not fit is no file of anybody's.
         path.unlink()
-    (gateway.mount / "after").write_bytes(b"room again")
+        return number
+
+    def dirty():
+        return next(share["dirty_bytes"] for share in gateway.status()["shares"] if share["name"] == "demo")
+
+    first = fill("a")
+    full_bytes = dirty()
+    assert first >= 40
+    assert first << 20 <= full_bytes <= (first + 2) << 20, full_bytes
+    with pytest.raises(OSError) as full:
+        os.write(os.open(next(iter(bodies)), os.O_WRONLY | os.O_APPEND), b"x" * (1 << 20))
+    assert full.value.errno == errno.ENOSPC
+    for path in list(bodies)[5:]:
+        path.unlink()
+        del bodies[path]
+    # An upload under way keeps what it sends until S3 answers: at most 16 of them.
+    assert dirty() <= (5 + 16 + 1) << 20
+    second = fill("b")
+    print(f"{first} MiB until it was full, {second} MiB again after all but 5 were deleted")
+    assert second >= 30 and second >= first - 5 - 16 - 1
+    assert dirty() >= (second + 5) << 20
+    assert all(path.read_bytes() == body for path, body in bodies.items())
     proxy.mend()
     gateway.drain()
-    sizes = {item["Key"]: item["Size"] for item in endpoint.s3().list_objects_v2(Bucket="far").get("Contents", []) if not item["Key"].startswith(".tidegate/")}
-    expected = {path.name: 1 << 20 for path in written[:5]} | {"after": 10}
-    expected |= {path.name: path.stat().st_size for path in gateway.mount.iterdir() if path.name not in expected}
-    assert sizes == expected
+    assert dirty() == 0
+    client = endpoint.s3()
+    found = {key: client.get_object(Bucket="far", Key=key)["Body"].read() for key in endpoint.bucket("far")}
+    assert found.keys() == {path.name for path in bodies}
+    assert all(found[path.name] == body for path, body in bodies.items())
 
 
 def test_a_dead_bucket_leaves_the_other_share_alone(far_away):
