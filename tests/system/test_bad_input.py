@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import PROGRAM, REPOSITORY, free_port, sh
+from conftest import PROGRAM, REPOSITORY, SOAK, free_port, sh
 
 
 def test_a_typo_is_told_with_file_line_and_field(make_gateway):
@@ -128,6 +130,53 @@ def test_a_damaged_database_is_refused_and_left_alone(gateway):
     done = gateway.run("serve", check=False)
     assert done.returncode == 1 and "meta.db" in done.stderr, done.stderr
     assert database.read_bytes() == garbage
+
+
+@pytest.mark.parametrize("damage", ["page", "cut"])
+def test_a_database_with_damage_inside_is_refused_and_left_alone(make_gateway, damage):
+    """A page of zeros or of noise in its middle, or its end gone: never served from as if it were whole, nor changed."""
+    gateway = make_gateway(share='upload_delay = "1h"').start()
+    for number in range(300):
+        path = gateway.mount / f"d{number % 7}/some file {number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    gateway.stop()
+    data, pristine = gateway.root / "tidegate-data", gateway.root / "pristine"
+    shutil.copytree(data, pristine)
+    database = data / "meta.db"
+    size = database.stat().st_size
+    assert size > 20 * 4096 and not list(data.glob("meta.db-wal"))
+    rng = random.Random(damage)
+    refused = 0
+    for round_ in range(40 if SOAK else 8):
+        page = rng.randrange(1, size // 4096)
+        with open(database, "r+b") as file:
+            if damage == "cut":
+                file.truncate(page * 4096 + rng.choice([0, 1, 2048]))
+            else:
+                file.seek(page * 4096)
+                file.write(rng.choice([bytes(4096), rng.randbytes(4096)]))
+        before, log = database.read_bytes(), sh("sha256sum cache/*", cwd=data).stdout
+        gateway.log_offset = gateway.log.stat().st_size if gateway.log.exists() else 0
+        gateway.start(wait=False)
+        try:
+            gateway.wait_until_ready()
+        except AssertionError:
+            said = gateway.log.read_text()[gateway.seen():]
+            assert gateway.process.poll() == 1 and "meta.db" in said and len(said.strip().splitlines()) <= 3, said
+            assert "--salvage" in said or "move it away" in said or "restore" in said, said
+            assert database.read_bytes() == before and sh("sha256sum cache/*", cwd=data).stdout == log
+            refused += 1
+        else:
+            # It was a page that nothing is in: then all is there.
+            for number in range(300):
+                assert (gateway.mount / f"d{number % 7}/some file {number}").read_bytes() == b"%d" % number, f"round {round_}, page {page}"
+            gateway.kill()
+            sh(f"umount -l {gateway.mount}", check=False)
+        shutil.rmtree(data)
+        shutil.copytree(pristine, data)
+    print(f"{refused} refused")
+    assert refused >= 4
 
 
 def test_a_log_of_another_gateway_is_refused_and_left_alone(make_gateway):

@@ -79,7 +79,7 @@ def test_objects_of_others_appear_with_the_right_attributes(gateway):
 
 
 LISTING = "find . -mindepth 1 -printf '%P %y %m %U:%G %s %T@ %n %l\\n' | grep -v ' d ' | sort"
-DIRECTORIES = "find . -mindepth 1 -type d -printf '%P %m %U:%G\\n' | sort"
+DIRECTORIES = "find . -mindepth 1 -type d -printf '%P %m %U:%G %T@\\n' | sort"
 
 
 def test_a_second_empty_gateway_shows_the_same_tree(make_gateway):
@@ -87,7 +87,9 @@ def test_a_second_empty_gateway_shows_the_same_tree(make_gateway):
     sh(
         "mkdir -p a/b/c d && echo one > a/one && echo two > a/b/two && ln a/one a/b/hard && ln a/one d/hard2 && ln -s ../a/one d/soft && "
         "mkfifo d/pipe && chmod 2750 a/b && chown 11:12 a/b/two && chmod 600 a/b/two && touch -d '1999-12-31 23:59:59.25' a/b/two && "
-        "setfattr -n user.note -v 'kept' a/one && mkdir empty && truncate -s 1M d/zeros",
+        "setfattr -n user.note -v 'kept' a/one && mkdir empty && truncate -s 1M d/zeros && "
+        # Times of directories that have something to say, and of one that is empty.
+        "touch -d '2001-02-03 04:05:06.123456789' a a/b && touch -d '2002-03-04 05:06:07.5' empty && chmod 700 d && touch -d '2003-04-05 06:07:08' d",
         cwd=first.mount,
     )
     first.drain()
@@ -178,6 +180,15 @@ def test_one_notification_per_saved_file_and_the_lambda_handler(make_gateway, mo
     gateway.drain()
     renamed = events()
     assert [(record["eventName"], record["s3"]["object"]["key"]) for record in renamed] == [("ObjectCreated:Copy", "renamed.txt")]
+    for change in (lambda path: os.chmod(path, 0o600), lambda path: os.utime(path, (1, 2)), lambda path: os.chown(path, 3, 4)):
+        change(gateway.mount / "renamed.txt")
+        gateway.drain()
+        told = [(record["eventName"], record["s3"]["object"]["key"]) for record in events()]
+        assert told == [("ObjectCreated:Copy", "renamed.txt")]
+    # What changes nothing in the bucket tells nothing.
+    (gateway.mount / "renamed.txt").read_text()
+    gateway.drain()
+    assert events() == []
 
     sys.path.insert(0, str(REPOSITORY / "examples/lambda"))
     import handler

@@ -1,8 +1,10 @@
 """Real programs in the mount: git, SQLite, rsync, cargo."""
 
-import concurrent.futures
 import os
 import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -10,25 +12,48 @@ from conftest import REPOSITORY, SOAK, sh
 
 
 def test_git_clone_status_and_gc(gateway, tmp_path):
+    """Of a real repository: this one, with its history."""
     origin = tmp_path / "origin"
-    # A repository with history of its own, so that the test needs nothing from outside.
-    sh(f"git init -q -b main {origin}")
-    sh(
-        "git config user.email t@example.net && git config user.name t && "
-        f"for i in $(seq 1 {300 if SOAK else 40}); do mkdir -p d$((i % 9)); for j in 1 2 3 4 5; do head -c $((i * 331)) /dev/urandom "
-        "| base64 > d$((i % 9))/f$i-$j; done; git add -A; git commit -qm c$i; done",
-        cwd=origin,
-    )
+    sh(f"git clone -q --no-hardlinks {REPOSITORY} {origin}")
+    commits = int(sh("git rev-list --count HEAD", cwd=origin).stdout)
+    assert commits > 50
     work = gateway.mount / "work"
-    sh(f"git clone -q {origin} {work}")
+    # Over git's own protocol: otherwise a clone of a local repository is a copy of files.
+    sh(f"git clone -q --no-local {origin} {work}")
     assert sh("git status --porcelain", cwd=work).stdout == ""
-    sh("git config user.email t@example.net && git config user.name t && echo x >> d1/f1-1 && git commit -qam more", cwd=work)
-    sh("git gc -q --aggressive --prune=now && git fsck --strict", cwd=work, timeout=1200)
+    assert int(sh("git rev-list --count HEAD", cwd=work).stdout) == commits
+    assert sh(f"diff -r --exclude .git {origin} {work}").stdout == ""
+    sh("git checkout -q HEAD~40 && git checkout -q -b other && git config user.email t@example.net && git config user.name t", cwd=work)
+    sh("for i in $(seq 20); do echo $i >> README.md; git commit -qam more-$i; done && git repack -q && git rebase -q HEAD~10 --exec true", cwd=work)
+    sh(f"git gc -q {'--aggressive' if SOAK else ''} --prune=now && git fsck --strict", cwd=work, timeout=1200)
     gateway.drain()
     gateway.kill()
     gateway.start()
     sh("git fsck --strict", cwd=work)
     assert sh("git status --porcelain", cwd=work).stdout == ""
+    assert int(sh("git rev-list --count HEAD", cwd=work).stdout) == commits - 20
+    # And what is in the bucket is a repository too.
+    bare = tmp_path / "from-the-bucket"
+    client = gateway.s3()
+    for key in gateway.bucket():
+        if key.startswith("work/.git/") and not key.endswith("/"):
+            (bare / key).parent.mkdir(parents=True, exist_ok=True)
+            client.download_file("demo", key, str(bare / key))
+    sh(f"mkdir -p {bare}/work/.git/refs {bare}/work/.git/objects && git --git-dir {bare}/work/.git fsck --strict")
+
+
+# One process: each row is told after its commit, and half of the transactions read what they count on first.
+LEDGER_WRITER = """
+import sqlite3, sys
+path, writer, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+connection = sqlite3.connect(path, timeout=120, isolation_level=None)
+for number in range(count):
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE total SET entries = entries + 1")
+    connection.execute("INSERT INTO entry VALUES (?, ?, randomblob(300))", (writer, number))
+    connection.execute("COMMIT")
+    print(number, flush=True)
+"""
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
@@ -36,29 +61,41 @@ def test_sqlite_with_concurrent_writers(gateway, mode):
     path = gateway.mount / "ledger.db"
     with sqlite3.connect(path) as setup:
         assert setup.execute(f"PRAGMA journal_mode={mode}").fetchone()[0] == mode
-        setup.execute("CREATE TABLE entry (writer INTEGER, number INTEGER, PRIMARY KEY (writer, number))")
+        setup.execute("CREATE TABLE entry (writer INTEGER, number INTEGER, body BLOB, PRIMARY KEY (writer, number))")
+        setup.execute("CREATE TABLE total (entries INTEGER)")
+        setup.execute("INSERT INTO total VALUES (0)")
     setup.close()
-    count = 1000 if SOAK else 100
+    writers, count = 4, 1000 if SOAK else 100
 
-    def write(writer):
-        connection = sqlite3.connect(path, timeout=120)
-        for number in range(count):
-            with connection:
-                connection.execute("INSERT INTO entry VALUES (?, ?)", (writer, number))
+    def check(at_least):
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        entries = connection.execute("SELECT count(*) FROM entry").fetchone()[0]
+        # No update of another process was lost.
+        assert connection.execute("SELECT entries FROM total").fetchone()[0] == entries
+        found = dict(connection.execute("SELECT writer, count(*) FROM entry GROUP BY writer"))
         connection.close()
+        assert all(found.get(writer, 0) >= least for writer, least in enumerate(at_least)), (found, at_least)
+        return entries
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, range(4)))
-    connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    assert connection.execute("SELECT count(*) FROM entry").fetchone()[0] == 4 * count
-    connection.close()
+    def start(first):
+        return [
+            subprocess.Popen([sys.executable, "-c", LEDGER_WRITER, path, str(first + writer), str(count)], stdout=subprocess.PIPE)
+            for writer in range(writers)
+        ]
+
+    for process in start(0):
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 and len(out.split()) == count
+    assert check([count] * writers) == writers * count
+    # Again, and the gateway is killed while they write: every commit that was told is there.
+    running = start(writers)
+    time.sleep(1)
     gateway.kill()
+    told = [len(process.communicate(timeout=300)[0].split()) for process in running]
+    assert sum(told) > 0
     gateway.start()
-    connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    assert connection.execute("SELECT count(*) FROM entry").fetchone()[0] == 4 * count
-    connection.close()
+    assert check([count] * writers + told) <= writers * count + sum(told) + writers
 
 
 def test_rsync_there_and_back(gateway, tmp_path):
