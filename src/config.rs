@@ -71,6 +71,9 @@ pub struct Config {
     pub nfs: NfsConfig,
     /// Uploads of all shares.
     pub upload: UploadConfig,
+    /// The file that this was read from; `tidegate.toml` where there was none.
+    #[serde(skip)]
+    pub file: PathBuf,
 }
 
 impl Default for Config {
@@ -84,6 +87,7 @@ impl Default for Config {
             admin: AdminConfig::default(),
             nfs: NfsConfig::default(),
             upload: UploadConfig::default(),
+            file: "tidegate.toml".into(),
         }
     }
 }
@@ -163,6 +167,15 @@ impl S3Config {
         }
     }
 
+    /// Where its buckets are, in words that stay the same however it is written: two that are equal are one place.
+    pub fn site(&self) -> String {
+        match self.kind() {
+            Endpoint::Embedded => "embedded".to_owned(),
+            Endpoint::Aws => "aws".to_owned(),
+            Endpoint::Url(url) => site_of_url(&url),
+        }
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         match self.kind() {
             Endpoint::Url(url) if !url.starts_with("http://") && !url.starts_with("https://") => {
@@ -186,6 +199,17 @@ impl S3Config {
         }
         Ok(())
     }
+}
+
+/// A URL without what makes no difference: case, the scheme's own port, a slash at the end. AWS's regions are one site: a bucket's name is
+/// given only once in all of them.
+fn site_of_url(url: &str) -> String {
+    let url = url.trim_end_matches('/').to_ascii_lowercase();
+    if url.ends_with(".amazonaws.com") {
+        return "aws".to_owned();
+    }
+    let usual = if url.starts_with("https://") { ":443" } else { ":80" };
+    url.strip_suffix(usual).unwrap_or(&url).to_owned()
 }
 
 /// `[embedded]`: the S3 endpoint that the gateway itself serves.
@@ -249,7 +273,7 @@ impl Config {
             None => return Ok(Self::default().rooted(Path::new(""))),
         };
         let text = parse::read(file)?;
-        let config: Self = parse::parse(file, &text)?;
+        let config = Self { file: file.to_path_buf(), ..parse::parse(file, &text)? };
         config.check().map_err(|(field, reason)| parse::at_field(file, &text, field, reason))?;
         Ok(config.rooted(file.parent().unwrap_or(Path::new(""))))
     }
@@ -321,7 +345,7 @@ impl Config {
         }
         files.sort();
         let shares: Vec<_> = files.iter().map(|file| (share_name(file), ShareConfig::load(file, self))).collect();
-        let shares = share::without_overlaps(shares, &files);
+        let shares = share::without_overlaps(shares, &files, self);
         Ok(match self.cache.size {
             Some(size) => share::within_the_cache(shares, &files, size),
             // A gateway that starts settles it first.

@@ -217,16 +217,43 @@ impl ShareConfig {
         Ok(())
     }
 
+    /// What is wrong where the share `name` has its files elsewhere: `part` (`endpoint`, `bucket`, `prefix`) of its place is `kept`. The file
+    /// and the field are those that the part is said in.
+    pub fn moved(&self, name: &str, gateway: &Config, part: &str, kept: &str, given: &str) -> ConfigError {
+        let file = match (part, &self.s3) {
+            ("endpoint", None) => gateway.file.clone(),
+            _ => gateway.shares_dir.join(format!("{name}.toml")),
+        };
+        let field = if part == "endpoint" { "s3.endpoint" } else { part };
+        let reason = format!(
+            "the share \"{name}\" has its files at \"{kept}\", this says \"{given}\": bucket, prefix and endpoint of a share cannot change; \
+             put \"{kept}\" back, or give the new place a share of another name"
+        );
+        parse::at_field(&file, &std::fs::read_to_string(&file).unwrap_or_default(), field.to_owned(), reason)
+    }
+
+    /// As [`Self::moved`] where two files of one name mean different places.
+    pub fn moved_from(&self, before: &Self, name: &str, gateway: &Config) -> Option<ConfigError> {
+        let place = |share: &Self| {
+            [("endpoint", share.s3(gateway).site()), ("bucket", share.bucket.clone()), ("prefix", share.prefix.clone())]
+        };
+        let differs = |((part, kept), (_, given)): ((&'static str, String), (&'static str, String))| {
+            (kept != given).then(|| self.moved(name, gateway, part, &kept, &given))
+        };
+        place(before).into_iter().zip(place(self)).find_map(differs)
+    }
+
     /// The endpoint that it uses.
     pub fn s3<'a>(&'a self, gateway: &'a Config) -> &'a S3Config {
         self.s3.as_ref().unwrap_or(&gateway.s3)
     }
 
     /// As the engine takes it.
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self, gateway: &Config) -> Settings {
         Settings {
             bucket: self.bucket.clone(),
             prefix: self.prefix.clone(),
+            endpoint: self.s3(gateway).site(),
             upload_delay: self.upload_delay.0,
             stateless_delay: self.nfs.clone().unwrap_or_default().upload_delay.0,
             refresh: self.refresh.0,
@@ -299,14 +326,19 @@ fn check_prefix(prefix: &str) -> Result<(), String> {
 
 /// Refuses every share whose keys another one has too (same endpoint and bucket, one prefix inside the other), and mount points that are
 /// given twice: the later by name goes.
-pub(super) fn without_overlaps(mut shares: Vec<NamedShare>, files: &[PathBuf]) -> Vec<NamedShare> {
+pub(super) fn without_overlaps(mut shares: Vec<NamedShare>, files: &[PathBuf], gateway: &Config) -> Vec<NamedShare> {
+    // A URL of the embedded endpoint is the embedded endpoint.
+    let site = |share: &ShareConfig| {
+        let site = share.s3(gateway).site();
+        let address = site.strip_prefix("http://").map(|host| host.replace("localhost", "127.0.0.1"));
+        if address == Some(gateway.embedded.listen.to_string()) { "embedded".to_owned() } else { site }
+    };
     for (later, file) in files.iter().enumerate().skip(1) {
         let (earlier, rest) = shares.split_at_mut(later);
         let (_, Ok(share)) = &rest[0] else { continue };
         let clash = earlier.iter().find_map(|(name, other)| {
             let other = other.as_ref().ok()?;
-            let same_bucket =
-                other.bucket == share.bucket && other.s3.as_ref().map(S3Config::kind) == share.s3.as_ref().map(S3Config::kind);
+            let same_bucket = other.bucket == share.bucket && site(other) == site(share);
             if same_bucket && (other.prefix.starts_with(&share.prefix) || share.prefix.starts_with(&other.prefix)) {
                 return Some((
                     "prefix",

@@ -137,6 +137,62 @@ fn shares_that_would_write_the_same_keys_are_refused() {
     assert_eq!((error.line, error.field.as_str()), (Some(2), "prefix"), "{error}");
 }
 
+/// However an endpoint is said, or not said, it is the one that is used that counts.
+#[test]
+fn one_endpoint_said_in_two_ways_is_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let shares = directory.path().join("shares");
+    fs::create_dir(&shares).unwrap();
+    let good = |inherited: &str, first: &str, second: &str| {
+        let write = |name: &str, endpoint: &str| {
+            let own = if endpoint.is_empty() { String::new() } else { format!("[s3]\nendpoint = \"{endpoint}\"\n") };
+            fs::write(shares.join(name), format!("bucket = \"photos\"\n{own}")).unwrap();
+        };
+        write("a.toml", first);
+        write("b.toml", second);
+        let s3 = S3Config { endpoint: inherited.to_owned(), ..S3Config::default() };
+        let config = Config { shares_dir: shares.clone(), s3, ..Config::default() };
+        let loaded = config.load_shares().unwrap();
+        assert!(loaded[0].1.is_ok());
+        loaded[1].1.is_ok()
+    };
+    for (inherited, first, second) in [
+        ("embedded", "", "embedded"),
+        ("embedded", "", "http://127.0.0.1:9000"),
+        ("embedded", "http://localhost:9000/", ""),
+        ("https://s3.example.net", "", "https://S3.example.net:443/"),
+        ("aws", "", "https://s3.eu-central-1.amazonaws.com"),
+    ] {
+        assert!(!good(inherited, first, second), "{inherited} {first} {second}");
+    }
+    for (inherited, first, second) in
+        [("embedded", "", "aws"), ("https://s3.example.net", "", "embedded"), ("aws", "http://a.example:9000", "http://a.example:9001")]
+    {
+        assert!(good(inherited, first, second), "{inherited} {first} {second}");
+    }
+}
+
+/// What is refused is told where it is said: in the share's file, or in the gateway's where the share inherits it.
+#[test]
+fn a_share_that_moved_is_told_with_file_and_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    fs::write(&file, "[s3]\nendpoint = \"https://new.example\"\n").unwrap();
+    fs::create_dir(directory.path().join("shares")).unwrap();
+    fs::write(directory.path().join("shares/demo.toml"), "bucket = \"photos\"\n").unwrap();
+    let config = Config::load(Some(&file)).unwrap();
+    let share = config.load_shares().unwrap().remove(0).1.unwrap();
+    let own = |endpoint: &str| ShareConfig { s3: Some(S3Config { endpoint: endpoint.into(), ..S3Config::default() }), ..share.clone() };
+    assert_eq!(share.moved_from(&own("https://NEW.example/"), "demo", &config), None);
+    let error = share.moved_from(&own("embedded"), "demo", &config).unwrap();
+    assert_eq!((error.file.as_path(), error.line, error.field.as_str()), (file.as_path(), Some(2), "s3.endpoint"), "{error}");
+    assert!(error.reason.contains("put \"embedded\" back"), "{error}");
+    let elsewhere = ShareConfig { bucket: "other".into(), ..share.clone() };
+    let error = share.moved_from(&elsewhere, "demo", &config).unwrap();
+    assert!(error.file.ends_with("shares/demo.toml"), "{error}");
+    assert_eq!((error.line, error.field.as_str()), (Some(1), "bucket"), "{error}");
+}
+
 #[test]
 fn no_more_is_guaranteed_than_there_is() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Opens, closes and reloads shares.
 //!
-//! Invariants: a bad file leaves its running share alone; the same name with another bucket or prefix is refused; an unreadable or empty
+//! Invariants: a bad file leaves its running share alone; the same name with another endpoint, bucket or prefix is refused; an unreadable or empty
 //! directory of shares changes nothing. What can change while a share runs touches neither its mount nor what is open in it; only how its bucket is
 //! reached makes it open anew. A share that goes is unmounted at once, and stays in `status` until it is drained.
 
@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::config::{Endpoint, NamedShare, ShareConfig};
+use crate::config::{NamedShare, ShareConfig};
 use crate::engine::file::share::Share;
-use crate::engine::file::start::Parts;
+use crate::engine::file::start::{Parts, StartError, check_place};
 use crate::engine::file::{Origin, Vfs};
 use crate::protocol::fuse;
 use crate::store::blob::Portion;
@@ -105,17 +105,18 @@ impl Gateway {
             let mut shares = self.shares.lock();
             match shares.get(name) {
                 Some(running) if running.config == config && running.share.is_some() && !running.is_leaving => return,
-                Some(running) if running.share.is_some() && moved(&running.config, &config) => {
-                    drop(shares);
-                    return self.notice(format!(
-                        "shares/{name}.toml: bucket, prefix and endpoint of a share cannot change; give the new place a new name"
-                    ));
-                }
+                Some(running) if running.share.is_some() => match config.moved_from(&running.config, name, &self.config) {
+                    Some(error) => {
+                        drop(shares);
+                        return self.notice(format!("{error}; the share is left as it is"));
+                    }
+                    None => shares.remove(name),
+                },
                 _ => shares.remove(name),
             }
         };
         let running = match before {
-            Some(running) if running.share.is_some() && reaches_alike(&running.config, &config) => {
+            Some(running) if running.share.is_some() && self.reaches_alike(&running.config, &config) => {
                 self.change(name, Running { is_leaving: false, ..running }, config).await
             }
             Some(running) => {
@@ -136,7 +137,7 @@ impl Gateway {
     async fn change(self: &Arc<Self>, name: &str, running: Running, config: ShareConfig) -> Running {
         let same_mount = running.config.fuse == config.fuse && running.mount.is_some() == config.fuse.is_some();
         if let Some(share) = &running.share {
-            share.change(config.settings());
+            share.change(config.settings(&self.config));
             self.blobs.set_portion(share.owner(), self.portion(&config));
         }
         let mut running = Running { config, ..running };
@@ -222,28 +223,25 @@ impl Gateway {
         portions::portion(config, self.default_guarantee.load(Ordering::Relaxed), self.cache_bytes)
     }
 
+    /// Whether the bucket is reached in the same way, so that the store under the share can stay.
+    fn reaches_alike(&self, before: &ShareConfig, after: &ShareConfig) -> bool {
+        (before.s3(&self.config), before.requester_pays) == (after.s3(&self.config), after.requester_pays)
+    }
+
     async fn open_share(self: &Arc<Self>, name: &str, config: &ShareConfig) -> Result<Arc<Share>, String> {
-        let bucket = buckets::open(self, name, config).await?;
+        let settings = config.settings(&self.config);
+        let explain = |error: StartError| match error {
+            StartError::Moved { part, kept, given } => config.moved(name, &self.config, part, &kept, &given).to_string(),
+            error => error.to_string(),
+        };
+        check_place(name, &settings, &self.blobs).await.map_err(explain)?;
         let parts = Parts {
             blobs: self.blobs.clone(),
             uploader: self.uploader.clone(),
-            bucket,
+            bucket: buckets::open(self, name, config).await?,
             gateway: self.id.clone(),
             portion: self.portion(config),
         };
-        Share::open(name, config.settings(), parts).await.map_err(|error| error.to_string())
+        Share::open(name, settings, parts).await.map_err(explain)
     }
-}
-
-/// Whether the bucket is reached in the same way, so that the store under the share can stay.
-fn reaches_alike(before: &ShareConfig, after: &ShareConfig) -> bool {
-    (&before.s3, before.requester_pays) == (&after.s3, after.requester_pays)
-}
-
-/// Whether two files of one name mean different places.
-fn moved(before: &ShareConfig, after: &ShareConfig) -> bool {
-    let place = |share: &ShareConfig| {
-        (share.bucket.clone(), share.prefix.clone(), share.s3.as_ref().map_or(Endpoint::Embedded, crate::config::S3Config::kind))
-    };
-    place(before) != place(after)
 }

@@ -48,6 +48,34 @@ def test_settings_change_under_an_open_file(make_gateway):
     assert (gateway.root / "mnt/other/open").read_text() == "written before, and after"
 
 
+def test_a_share_keeps_its_endpoint_over_a_restart(make_gateway):
+    """Also where nobody changed the share's file: the endpoint that it inherits is as good as one of its own."""
+    gateway = make_gateway().start()
+    (gateway.mount / "x").write_text("at home")
+    gateway.drain()
+    gateway.stop()
+    gateway.write_config('[s3]\nendpoint = "http://127.0.0.1:1"\n')
+    line = gateway.config.read_text().splitlines().index('endpoint = "http://127.0.0.1:1"') + 1
+    gateway.start(env={"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    [share] = gateway.status()["shares"]
+    assert share["state"] == "failed"
+    for words in (f"tidegate.toml:{line}: s3.endpoint:", '"embedded"', '"http://127.0.0.1:1"', "cannot change", "another name"):
+        assert words in share["reason"], share
+    assert not os.path.ismount(gateway.mount)
+    # Said the other way it is the same place; and what was there is there.
+    text = (gateway.root / "shares/demo.toml").read_text()
+    (gateway.root / "shares/demo.toml").write_text(text.replace("[fuse]", '[s3]\nendpoint = "embedded"\n[fuse]'))
+    gateway.stop()
+    gateway.start()
+    assert (gateway.mount / "x").read_text() == "at home"
+
+
+def test_two_shares_of_one_bucket_are_refused_however_they_say_it(make_gateway):
+    gateway = make_gateway(shares={"a": 'bucket = "one"\n', "b": 'bucket = "one"\n[s3]\nendpoint = "embedded"\n'})
+    done = gateway.run("check", check=False)
+    assert done.returncode == 78 and "b.toml" in done.stderr and "overlaps" in done.stderr, done.stderr
+
+
 def refused(path):
     try:
         path.write_text("x")

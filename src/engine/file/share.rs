@@ -86,6 +86,8 @@ pub struct Settings {
     pub bucket: String,
     /// Key prefix, empty or ending in "/".
     pub prefix: String,
+    /// The endpoint that the bucket is at, in words that stay the same, for the owner's row; empty where nobody says.
+    pub endpoint: String,
     /// How long a file is quiet before it is uploaded.
     pub upload_delay: Duration,
     /// How long a file is quiet that is written without having been opened (NFSv3 tells no close); doubles with each upload of the same
@@ -128,6 +130,7 @@ impl Default for Settings {
         Self {
             bucket: String::new(),
             prefix: String::new(),
+            endpoint: String::new(),
             upload_delay: Duration::from_secs(2),
             stateless_delay: Duration::from_secs(15),
             refresh: Duration::from_secs(60),
@@ -202,11 +205,11 @@ impl Share {
         self.settings.read().clone()
     }
 
-    /// Changes what an operator may change while the share runs: everything but its bucket and prefix. Jobs that wait look at it again.
+    /// Changes what an operator may change while the share runs: everything but its place. Jobs that wait look at it again.
     pub fn change(&self, settings: Settings) {
         let now = self.settings();
-        let (bucket, prefix) = (now.bucket.clone(), now.prefix.clone());
-        *self.settings.write() = Arc::new(Settings { bucket, prefix, ..settings });
+        let (bucket, prefix, endpoint) = (now.bucket.clone(), now.prefix.clone(), now.endpoint.clone());
+        *self.settings.write() = Arc::new(Settings { bucket, prefix, endpoint, ..settings });
         self.uploader.look_again(self.owner);
     }
 

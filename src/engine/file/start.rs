@@ -1,6 +1,6 @@
 //! How a share begins and ends.
 //!
-//! Invariants: a share's name stands for one bucket and prefix for ever; its owner id is never given to another. Nodes that were open
+//! Invariants: a share's name stands for one place (endpoint, bucket, prefix) for ever; its owner id is never given to another. Nodes that were open
 //! without a name when the gateway died are removed before anybody looks.
 
 use std::sync::Arc;
@@ -37,9 +37,16 @@ const ATIME_FLUSH: Duration = Duration::from_secs(300);
 /// Why a share does not start.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration is not what this gateway has of that name.
-    #[error("{0}")]
-    Refused(String),
+    /// The name stands for another place: this part of it differs.
+    #[error("the {part} of a share cannot change: this one's files are at {kept:?}, not at {given:?}")]
+    Moved {
+        /// `endpoint`, `bucket` or `prefix`.
+        part: &'static str,
+        /// What the name stands for.
+        kept: String,
+        /// What the configuration says.
+        given: String,
+    },
     /// Reading or writing what it has failed.
     #[error(transparent)]
     Failed(#[from] VfsError),
@@ -69,7 +76,7 @@ impl Share {
     /// Opens a share, the first time with an empty root. `settings.prefix` is empty or ends in "/".
     ///
     /// # Errors
-    /// `Refused` where the name stands for another bucket or prefix.
+    /// `Moved` where the name stands for another place.
     pub async fn open(name: &str, settings: Settings, parts: Parts) -> Result<Arc<Self>, StartError> {
         let (owner, root) = owner_of(name, &settings, &parts.blobs).await?;
         let Parts { blobs, uploader, bucket, gateway, portion } = parts;
@@ -126,15 +133,39 @@ impl Share {
     }
 }
 
+/// Refuses a share whose name stands for another place, before anything is done at the new one.
+///
+/// # Errors
+/// As [`Share::open`].
+pub async fn check_place(name: &str, settings: &Settings, blobs: &BlobStore) -> Result<(), StartError> {
+    let owners = blobs.meta().owners().await.map_err(BlobError::from)?;
+    owners.iter().find(|row| row.kind == KIND && row.name == name).map_or(Ok(()), |known| same_place(known, settings))
+}
+
+fn same_place(known: &OwnerRow, settings: &Settings) -> Result<(), StartError> {
+    let parts = [
+        ("endpoint", &known.endpoint, &settings.endpoint),
+        ("bucket", &known.bucket, &settings.bucket),
+        ("prefix", &known.prefix, &settings.prefix),
+    ];
+    // A row from before the endpoint was kept takes the one that it is opened with.
+    let is_said = |part: &str| part != "endpoint" || !(known.endpoint.is_empty() || settings.endpoint.is_empty());
+    match parts.into_iter().find(|(part, kept, given)| kept != given && is_said(part)) {
+        Some((part, kept, given)) => Err(StartError::Moved { part, kept: kept.clone(), given: given.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// The owner and root of a share; made where the name is new.
 async fn owner_of(name: &str, settings: &Settings, blobs: &Arc<BlobStore>) -> Result<(OwnerId, NodeId), StartError> {
     let owners = blobs.meta().owners().await.map_err(BlobError::from)?;
     if let Some(known) = owners.iter().find(|row| row.kind == KIND && row.name == name) {
-        if known.bucket != settings.bucket || known.prefix != settings.prefix {
-            return Err(StartError::Refused(format!(
-                "share {name} is at bucket {:?} prefix {:?} and cannot move to bucket {:?} prefix {:?}: give the new place a new name",
-                known.bucket, known.prefix, settings.bucket, settings.prefix
-            )));
+        same_place(known, settings)?;
+        if known.endpoint != settings.endpoint && known.endpoint.is_empty() {
+            let mut batch = Batch::new();
+            batch.put(Row::Owner(OwnerRow { endpoint: settings.endpoint.clone(), ..known.clone() }));
+            blobs.apply(known.owner, batch).await?;
+            blobs.sync().await?;
         }
         return Ok((known.owner, known.root));
     }
@@ -148,6 +179,7 @@ async fn owner_of(name: &str, settings: &Settings, blobs: &Arc<BlobStore>) -> Re
         bucket: settings.bucket.clone(),
         prefix: settings.prefix.clone(),
         root,
+        endpoint: settings.endpoint.clone(),
     }));
     batch.put(Row::Node(root_row(owner, root, settings, blobs.clock().now_ns())));
     blobs.apply(owner, batch).await?;

@@ -39,6 +39,7 @@ pub(super) fn row(random: &mut Rng) -> Row {
             bucket: key(random),
             prefix: key(random),
             root: node_id(random),
+            endpoint: key(random),
         }),
     }
 }

@@ -1,7 +1,7 @@
 //! Row changes as bytes: the body of the log's `Name` records.
 //!
 //! ```text
-//! body    = version (1 byte, now 1), change*                        up to the end of the body
+//! body    = version (1 byte, now 2), change*                        up to the end of the body
 //! change  = tag (1 byte), length (number), payload (length bytes)
 //! tag     = table, 1..=8 as in `Table`; with the high bit: the row is dropped, and the payload is its key alone
 //! payload = the fields of the row in the order of `rows.rs`, its key's fields where they stand there
@@ -20,6 +20,8 @@
 //!    fields from a body of an older version, and from no other. No field is removed or reused.
 //! 3. A payload that is shorter or longer than its fields is malformed, as is an unknown tag.
 //! 4. Changes apply in order; a later one of the same key wins.
+//!
+//! Versions: 1 the first; 2 the owner's endpoint.
 
 mod field;
 #[cfg(test)]
@@ -32,8 +34,8 @@ use super::rows::{EntryRow, JobRow, Key, MoveRow, NodeKind, NodeRow, ObjectRow, 
 use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
 use field::{Reader, Writer};
 
-/// The version that is written, and the newest that is read.
-const VERSION: u8 = 1;
+/// The version that is written, and the newest that is read; all from 1 on are.
+const VERSION: u8 = 2;
 
 /// In a tag: the row is dropped.
 const DROPPED: u8 = 0x80;
@@ -85,7 +87,8 @@ pub fn encode(changes: &[Change]) -> Bytes {
 /// What it did not write: another version, or damage.
 pub fn decode(body: &[u8]) -> Result<Vec<Change>, Malformed> {
     let mut body = Reader::new(body, 0);
-    if body.byte()? != VERSION {
+    let version = body.byte()?;
+    if !(1..=VERSION).contains(&version) {
         return Err(Malformed { at: 0, what: "a version that this program does not know" });
     }
     let mut changes = Vec::new();
@@ -96,7 +99,7 @@ pub fn decode(body: &[u8]) -> Result<Vec<Change>, Malformed> {
         let mut payload = body.part(len)?;
         let table = Table::of(tag & !DROPPED).ok_or(table)?;
         changes.push(match tag & DROPPED {
-            0 => Change::Put(take_row(&mut payload, table)?),
+            0 => Change::Put(take_row(&mut payload, table, version)?),
             _ => Change::Drop(take_key(&mut payload, table)?),
         });
         if !payload.is_empty() {
@@ -206,7 +209,7 @@ fn put_row(to: &mut Writer, row: &Row) -> Table {
     }
 }
 
-fn take_row(from: &mut Reader<'_>, table: Table) -> Result<Row, Malformed> {
+fn take_row(from: &mut Reader<'_>, table: Table, version: u8) -> Result<Row, Malformed> {
     Ok(match table {
         Table::Node => Row::Node(take_node(from)?),
         Table::Entry => Row::Entry(take_entry(from)?),
@@ -219,7 +222,7 @@ fn take_row(from: &mut Reader<'_>, table: Table) -> Result<Row, Malformed> {
             seq: Seq(from.number()?),
         }),
         Table::Xattr => Row::Xattr(XattrRow { node: NodeId(from.number()?), name: from.bytes()?, value: from.bytes()? }),
-        Table::Owner => Row::Owner(take_owner(from)?),
+        Table::Owner => Row::Owner(take_owner(from, version)?),
         Table::Value => Row::Value(ValueRow { name: from.text()?, value: from.bytes()? }),
     })
 }
@@ -356,10 +359,11 @@ fn put_owner(to: &mut Writer, row: &OwnerRow) -> Table {
         to.bytes(text.as_bytes());
     }
     to.number(row.root.0);
+    to.bytes(row.endpoint.as_bytes());
     Table::Owner
 }
 
-fn take_owner(from: &mut Reader<'_>) -> Result<OwnerRow, Malformed> {
+fn take_owner(from: &mut Reader<'_>, version: u8) -> Result<OwnerRow, Malformed> {
     Ok(OwnerRow {
         owner: OwnerId(from.number_u32()?),
         kind: from.text()?,
@@ -367,5 +371,6 @@ fn take_owner(from: &mut Reader<'_>) -> Result<OwnerRow, Malformed> {
         bucket: from.text()?,
         prefix: from.text()?,
         root: NodeId(from.number()?),
+        endpoint: if version >= 2 { from.text()? } else { String::new() },
     })
 }

@@ -181,12 +181,14 @@ pub struct OwnerRow {
     pub kind: String,
     /// Its name, unique by kind.
     pub name: String,
-    /// Where its bytes are: bucket and prefix; the same name with another place is refused.
+    /// Where its bytes are: endpoint, bucket and prefix; the same name with another place is refused.
     pub bucket: String,
     /// Key prefix, empty or ending in "/".
     pub prefix: String,
     /// Its root node, for a share.
     pub root: NodeId,
+    /// The endpoint that the bucket is at, as the configuration names it; empty in a row from before version 2, which did not keep it.
+    pub endpoint: String,
 }
 
 /// A value of the gateway itself, by name: high-water marks (`ids.node`, `ids.blob`), the gateway's id, keys.

@@ -279,7 +279,15 @@ async fn a_share_keeps_its_place() {
     let who = root();
     world.put("f", b"of demo").await.unwrap();
     let moved = world.open("demo", Settings { bucket: "other".into(), ..settings() }).await;
-    assert!(matches!(moved, Err(StartError::Refused(reason)) if reason.contains("other")));
+    assert!(matches!(moved, Err(StartError::Moved { part: "bucket", given, .. }) if given == "other"));
+    // The endpoint was not kept when this share was made; from the first open that says one on it is.
+    let at = |endpoint: &str| Settings { endpoint: endpoint.into(), ..settings() };
+    world.share.stop().await;
+    world.open("demo", at("https://one.example")).await.unwrap().stop().await;
+    let moved = world.open("demo", at("https://two.example")).await;
+    let wanted = |kept: &str, given: &str| kept == "https://one.example" && given == "https://two.example";
+    assert!(matches!(moved, Err(StartError::Moved { part: "endpoint", kept, given }) if wanted(&kept, &given)));
+    world.open("demo", at("https://one.example")).await.unwrap();
     let other = world.open("second", settings()).await.unwrap();
     assert_ne!(other.root(), world.share.root());
     assert_ne!(other.owner(), world.share.owner());

@@ -16,7 +16,7 @@ fn an_empty_list_is_one_byte() {
 fn the_bytes_are_pinned() {
     let entry = EntryRow { parent: NodeId(1), name: b"a".to_vec(), node: NodeId(300), kind: NodeKind::File, cookie: 3 };
     let changes = [Change::Put(Row::Entry(entry)), Change::Drop(Key::Job(OwnerId(2), 300))];
-    let bytes = [1, 2, 7, 1, 1, b'a', 0xac, 0x02, 0o10, 3, 0x84, 3, 2, 0xac, 0x02];
+    let bytes = [2, 2, 7, 1, 1, b'a', 0xac, 0x02, 0o10, 3, 0x84, 3, 2, 0xac, 0x02];
     assert_eq!(&encode(&changes)[..], bytes);
 }
 
@@ -24,6 +24,7 @@ fn the_bytes_are_pinned() {
 fn other_versions_and_damage_are_refused() {
     assert!(decode(&[]).is_err());
     assert!(decode(&[VERSION + 1]).is_err());
+    assert!(decode(&[0]).is_err());
     for (body, what) in [
         (&[1, 9, 0][..], "an unknown table"),
         (&[1, 0, 0], "an unknown table"),
@@ -36,6 +37,22 @@ fn other_versions_and_damage_are_refused() {
     ] {
         assert_eq!(decode(body).unwrap_err().what, what, "{body:?}");
     }
+}
+
+/// What version 1 wrote is in people's logs: an owner without an endpoint, and rows that did not change.
+#[test]
+fn a_body_of_version_1_is_read() {
+    let body = [1, 7, 10, 2, 1, b's', 1, b'n', 1, b'b', 0, 0xac, 0x02, 0x88, 2, 1, b'v'];
+    let owner = OwnerRow {
+        owner: OwnerId(2),
+        kind: "s".to_owned(),
+        name: "n".to_owned(),
+        bucket: "b".to_owned(),
+        prefix: String::new(),
+        root: NodeId(300),
+        endpoint: String::new(),
+    };
+    assert_eq!(decode(&body), Ok(vec![Change::Put(Row::Owner(owner)), Change::Drop(Key::Value("v".to_owned()))]));
 }
 
 #[test]

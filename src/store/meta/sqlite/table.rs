@@ -74,7 +74,7 @@ const TABLES: [Table; 8] = [
     },
     Table { name: "move", key: &["owner", "node", "prefix"], rest: &["seq"] },
     Table { name: "xattr", key: &["node", "name"], rest: &["value"] },
-    Table { name: "owner", key: &["owner"], rest: &["kind", "name", "bucket", "prefix", "root"] },
+    Table { name: "owner", key: &["owner"], rest: &["kind", "name", "bucket", "prefix", "root", "endpoint"] },
     Table { name: "value", key: &["name"], rest: &["value"] },
 ];
 
@@ -201,7 +201,8 @@ pub(super) fn bind_row<'q>(query: Query<'q>, row: &Row) -> Query<'q> {
             .bind(row.name.clone())
             .bind(row.bucket.clone())
             .bind(row.prefix.clone())
-            .bind(bits(row.root.0)),
+            .bind(bits(row.root.0))
+            .bind(row.endpoint.clone()),
         Row::Value(row) => query.bind(row.name.clone()).bind(row.value.clone()),
     }
 }
@@ -304,6 +305,7 @@ pub(super) fn read_row(key: &Key, row: &SqliteRow) -> sqlx::Result<Row> {
             bucket: c.take()?,
             prefix: c.take()?,
             root: c.node()?,
+            endpoint: c.take()?,
         }),
         Key::Value(_) => Row::Value(ValueRow { name: c.take()?, value: c.take()? }),
     })

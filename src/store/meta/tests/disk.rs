@@ -67,6 +67,40 @@ async fn a_newer_version_is_refused_also_where_only_the_wal_says_so() {
     is_refused(directory.path(), "version 7").await;
 }
 
+/// A database from before owners had an endpoint is brought up to date where it is.
+#[tokio::test]
+async fn a_database_of_version_1_gets_the_endpoint() {
+    use sqlx::{ConnectOptions, Connection};
+    let directory = tempfile::tempdir().unwrap();
+    let owner = OwnerRow {
+        owner: OwnerId(3),
+        kind: "share".to_owned(),
+        name: "demo".to_owned(),
+        bucket: "photos".to_owned(),
+        prefix: String::new(),
+        root: NodeId(1),
+        endpoint: "aws".to_owned(),
+    };
+    let meta = open(directory.path()).await.unwrap();
+    meta.stage(Seq(1), vec![put(Row::Owner(owner.clone()))]);
+    meta.apply(through(1), true).await.unwrap();
+    assert_eq!(meta.get(&Key::Owner(OwnerId(3))).await.unwrap(), Some(Row::Owner(owner.clone())));
+    meta.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(directory.path().join("meta.db"));
+    let mut older = options.connect().await.unwrap();
+    for statement in [
+        "ALTER TABLE owner DROP COLUMN endpoint",
+        "DELETE FROM _sqlx_migrations WHERE version = 2",
+        "PRAGMA user_version = 1",
+    ] {
+        sqlx::query(statement).execute(&mut older).await.unwrap();
+    }
+    older.close().await.unwrap();
+    let meta = open(directory.path()).await.unwrap();
+    let unknown = OwnerRow { endpoint: String::new(), ..owner };
+    assert_eq!(meta.get(&Key::Owner(OwnerId(3))).await.unwrap(), Some(Row::Owner(unknown)));
+}
+
 #[tokio::test]
 async fn a_damaged_database_is_refused() {
     let whole = tempfile::tempdir().unwrap();
