@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("store::log", &["base"]),
-    ("store::meta", &["base", "store::log"]),
+    ("store::meta", &["base"]),
     ("store::object", &["base"]),
     ("store::blob", &["base", "store::log", "store::meta", "store::object"]),
     ("store::upload", &["base", "store::blob", "store::log", "store::meta", "store::object"]),
@@ -69,13 +69,22 @@ fn code(text: &str) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// Every `crate::a::b…` that the code names, as `a::b::…`, brace groups opened.
-fn imports(code: &str) -> Vec<String> {
+/// Every `crate::a::b…` and `super::b…` that the code of `module` names, as `a::b::…`, brace groups opened.
+fn imports(module: &str, code: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
+    let begins = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+    let paths = code.match_indices("crate::").chain(code.match_indices("super::"));
+    for (at, word) in paths.filter(|(at, _)| begins(*at)) {
+        let mut rest = &code[at..];
+        let mut base: Vec<&str> = if word == "crate::" { Vec::new() } else { module.split("::").collect() };
+        while let Some(above) = rest.strip_prefix("super::") {
+            base.pop();
+            rest = above;
+        }
+        rest = rest.strip_prefix("crate::").unwrap_or(rest);
         let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(rest.len());
-        let path = rest[..end].trim_end_matches(':').to_owned();
+        base.extend(rest[..end].split("::").filter(|part| !part.is_empty()));
+        let path = base.join("::");
         if rest[end..].starts_with('{') {
             let group = &rest[end + 1..rest.find('}').unwrap_or(rest.len())];
             found.extend(group.split(',').map(|part| {
@@ -108,7 +117,7 @@ fn imports_only_go_down() {
             wrong.push(format!("{file}: no rule says what it may import"));
             continue;
         };
-        for import in imports(&code(&text)) {
+        for import in imports(&module, &code(&text)) {
             if !is_within(&import, own) && !allowed.iter().any(|allowed| is_within(&import, allowed)) {
                 wrong.push(format!("{file}: {own} may not import {import}"));
             }
@@ -145,6 +154,9 @@ fn front_pages_stand_beside_their_folders() {
 
 #[test]
 fn the_reader_of_imports_sees_them() {
-    let found = imports("use crate::base::{id, clock::Clock};\nfn f() -> crate::engine::file::Attr { crate::gateway::x() }");
-    assert_eq!(found, ["base::id", "base::clock::Clock", "engine::file::Attr", "gateway::x"]);
+    let code = "use crate::base::{id, clock::Clock};\nfn f() -> crate::engine::file::Attr { crate::gateway::x() }";
+    assert_eq!(imports("cli", code), ["base::id", "base::clock::Clock", "engine::file::Attr", "gateway::x"]);
+    let code = "use super::super::log::Position;\nuse super::{codec, rows::Row};\npub(super) fn f() { super::g() }";
+    let found = imports("store::meta::sqlite", code);
+    assert_eq!(found, ["store::log::Position", "store::meta::codec", "store::meta::rows::Row", "store::meta::g"]);
 }

@@ -41,3 +41,30 @@ id!(
     /// Who owns blobs, jobs and a portion of the dirty bytes: a share, a volume or a tape library. 0 is the gateway itself.
     OwnerId, u32
 );
+
+/// A place in the order of the log's write head: the segment's ordinal (upper 32 bits) and the byte offset in it (lower 32).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+impl Position {
+    /// The byte `offset` of the segment `ordinal`.
+    pub fn new(ordinal: u64, offset: u32) -> Self {
+        Self(ordinal << 32 | u64::from(offset))
+    }
+
+    /// The order of its segment in the write head, from 1.
+    pub fn ordinal(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// The byte offset in the segment.
+    pub fn offset(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.ordinal(), self.offset())
+    }
+}

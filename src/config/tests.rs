@@ -89,6 +89,26 @@ fn every_field_of_a_share_wrong_in_turn() {
         ("cache_guaranteed = \"x\"", "cache_guaranteed"),
         ("cache_maximum = \"x\"", "cache_maximum"),
         ("[s3]\nendpoint = \"ftp://x\"", "s3.endpoint"),
+        ("[s3]\nendpoint = 9000", "s3.endpoint"),
+        ("[s3]\nregion = \"\"", "s3.region"),
+        ("[s3]\nregion = 1", "s3.region"),
+        ("[s3]\nprofile = 1", "s3.profile"),
+        ("[s3]\ncredentials_file = 1", "s3.credentials_file"),
+        ("[s3]\nconcurrency = 0", "s3.concurrency"),
+        ("[s3]\nconcurrency = \"many\"", "s3.concurrency"),
+        ("[s3]\nupload_limit = \"1 B\"", "s3.upload_limit"),
+        ("[s3]\nupload_limit = []", "s3.upload_limit"),
+        ("[s3]\ndownload_limit = \"1 KiB\"", "s3.download_limit"),
+        ("[s3]\ndownload_limit = \"x\"", "s3.download_limit"),
+        ("[nfs]\nclients = \"10.0.0.0/8\"", "nfs.clients"),
+        ("[nfs]\nclients = [\"10.0.0.0/99\"]", "nfs.clients"),
+        ("[nfs]\nread_only = \"no\"", "nfs.read_only"),
+        ("[nfs]\nsquash = \"some\"", "nfs.squash"),
+        ("[nfs]\nanonuid = -1", "nfs.anonuid"),
+        ("[nfs]\nanongid = \"nobody\"", "nfs.anongid"),
+        ("[nfs]\nprivileged_ports = 1024", "nfs.privileged_ports"),
+        ("[nfs]\nnamespace = \"sometimes\"", "nfs.namespace"),
+        ("[nfs]\nupload_delay = \"later\"", "nfs.upload_delay"),
         ("[fuse]\nmount = \"\"", "fuse.mount"),
         ("[fuse]\nmount = \"m\"\ncache = \"x\"", "fuse.cache"),
     ];
@@ -165,9 +185,11 @@ fn one_endpoint_said_in_two_ways_is_one() {
     ] {
         assert!(!good(inherited, first, second), "{inherited} {first} {second}");
     }
-    for (inherited, first, second) in
-        [("embedded", "", "aws"), ("https://s3.example.net", "", "embedded"), ("aws", "http://a.example:9000", "http://a.example:9001")]
-    {
+    for (inherited, first, second) in [
+        ("embedded", "", "aws"),
+        ("https://s3.example.net", "", "embedded"),
+        ("aws", "http://a.example:9000", "http://a.example:9001"),
+    ] {
         assert!(good(inherited, first, second), "{inherited} {first} {second}");
     }
 }
@@ -182,7 +204,8 @@ fn a_share_that_moved_is_told_with_file_and_field() {
     fs::write(directory.path().join("shares/demo.toml"), "bucket = \"photos\"\n").unwrap();
     let config = Config::load(Some(&file)).unwrap();
     let share = config.load_shares().unwrap().remove(0).1.unwrap();
-    let own = |endpoint: &str| ShareConfig { s3: Some(S3Config { endpoint: endpoint.into(), ..S3Config::default() }), ..share.clone() };
+    let own =
+        |endpoint: &str| ShareConfig { s3: Some(S3Config { endpoint: endpoint.into(), ..S3Config::default() }), ..share.clone() };
     assert_eq!(share.moved_from(&own("https://NEW.example/"), "demo", &config), None);
     let error = share.moved_from(&own("embedded"), "demo", &config).unwrap();
     assert_eq!((error.file.as_path(), error.line, error.field.as_str()), (file.as_path(), Some(2), "s3.endpoint"), "{error}");

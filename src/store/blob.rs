@@ -568,6 +568,11 @@ impl BlobStore {
         self.pressure.subscribe(owner)
     }
 
+    /// Why the last checkpoint failed, if it did: from then on changes wait in memory and in the log.
+    pub fn checkpoint_failure(&self) -> Option<String> {
+        self.checkpoint_failure.lock().clone()
+    }
+
     /// Makes a checkpoint now.
     ///
     /// # Errors

@@ -37,11 +37,11 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
-use crate::store::log::Position;
+use crate::base::id::{BlobId, NodeId, OwnerId, Position, Seq};
 use backend::{Backend, Loaded, Staged};
 use cache::RowCache;
 pub use memory::MemoryDatabase;
@@ -109,6 +109,8 @@ pub struct Meta {
     cache: RowCache,
     /// The applied checkpoint's position.
     position: RwLock<Position>,
+    /// See [`Self::is_below_floor`].
+    below_floor: AtomicBool,
 }
 
 impl Meta {
@@ -137,6 +139,7 @@ impl Meta {
             overlay: RwLock::new(Overlay::new(loaded.applied, loaded.tallies)),
             cache: RowCache::new(),
             position: RwLock::new(loaded.position),
+            below_floor: AtomicBool::new(false),
         }
     }
 
@@ -410,9 +413,17 @@ impl Meta {
         self.backend.blobs(after, limit, false).await
     }
 
-    /// Whether the disk has so little room that shares should turn read-only until it has more.
-    pub fn below_floor(&self) -> bool {
-        self.backend.below_floor()
+    /// Looks at the disk, which may take a moment: `Some` where it has so little room that nothing more should be taken on until so many
+    /// bytes are free. What it found is what [`Self::is_below_floor`] says from then on.
+    pub fn look_at_disk(&self) -> Option<u64> {
+        let wanted_bytes = self.backend.below_floor();
+        self.below_floor.store(wanted_bytes.is_some(), Ordering::Relaxed);
+        wanted_bytes
+    }
+
+    /// Whether the disk had too little room when somebody last looked.
+    pub fn is_below_floor(&self) -> bool {
+        self.below_floor.load(Ordering::Relaxed)
     }
 
     /// Looks through the whole database for damage, which a start does only where that is quick.

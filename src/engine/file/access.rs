@@ -10,7 +10,7 @@ impl Share {
     pub(super) async fn do_access(&self, who: &Caller, node: NodeId, mask: AccessMask) -> Result<AccessMask, VfsError> {
         let row = self.attributed(who, node).await?;
         let mut granted = permit::granted(&row, who);
-        if self.settings().read_only && matches!(row.kind, NodeKind::File | NodeKind::Directory | NodeKind::Symlink) {
+        if self.is_read_only() && matches!(row.kind, NodeKind::File | NodeKind::Directory | NodeKind::Symlink) {
             granted &= !permit::WRITE;
         }
         Ok(AccessMask(granted & mask.0))

@@ -37,7 +37,7 @@ impl AccessTimes {
 impl Share {
     /// The node was read. `mtime_ns`, `ctime_ns` are its own as they are now.
     pub(super) fn accessed(&self, row: &NodeRow, mtime_ns: i64, ctime_ns: i64) {
-        if self.settings().read_only {
+        if self.is_read_only() {
             return;
         }
         let now = self.now_ns();

@@ -262,10 +262,20 @@ impl Share {
         if path.len() + 1 + name.len() > PATH_BYTES_MAX { Err(VfsError::NameTooLong) } else { Ok(()) }
     }
 
+    /// Whether the disk of the gateway's database has too little room to take anything on.
+    pub fn is_short_of_disk(&self) -> bool {
+        self.meta().is_below_floor()
+    }
+
+    /// By its settings, or for want of disk.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.settings().read_only || self.is_short_of_disk()
+    }
+
     /// # Errors
     /// `ReadOnly`.
     pub(super) fn check_writable(&self) -> Result<(), VfsError> {
-        if self.settings().read_only { Err(VfsError::ReadOnly) } else { Ok(()) }
+        if self.is_read_only() { Err(VfsError::ReadOnly) } else { Ok(()) }
     }
 
     /// Applies a batch of this share.

@@ -1,37 +1,9 @@
 //! What is appended to the log and what a scan finds: records, their kinds and classes, and places in the log.
 
-use std::fmt;
-
 use bytes::Bytes;
 
+pub use crate::base::id::Position;
 use crate::base::id::{BlobId, OwnerId, Seq};
-
-/// A place in the order of the write head: the segment's ordinal (upper 32 bits) and the byte offset in it (lower 32).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position(pub u64);
-
-impl Position {
-    /// The byte `offset` of the segment `ordinal`.
-    pub fn new(ordinal: u64, offset: u32) -> Self {
-        Self(ordinal << 32 | u64::from(offset))
-    }
-
-    /// The order of its segment in the write head, from 1.
-    pub fn ordinal(self) -> u64 {
-        self.0 >> 32
-    }
-
-    /// The byte offset in the segment.
-    pub fn offset(self) -> u32 {
-        self.0 as u32
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.ordinal(), self.offset())
-    }
-}
 
 /// Where a record is: the slot of its segment file, the short form of that file's life, and the record's byte offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -41,8 +41,8 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Blob rows with an id above `after`, in the order of ids, at most `limit`.
     async fn blobs(&self, after: BlobId, limit: usize, only_dirty: bool) -> Result<Vec<(BlobId, BlobRow)>, MetaError>;
 
-    /// Whether the disk has too little room to go on writing for long.
-    fn below_floor(&self) -> bool;
+    /// `Some` where the disk has too little room to go on writing for long: until so many bytes are free.
+    fn below_floor(&self) -> Option<u64>;
 
     /// Looks through everything for damage.
     async fn check(&self) -> Result<(), MetaError>;

@@ -19,13 +19,15 @@ pub(super) struct Ballast {
     path: PathBuf,
     len_bytes: u64,
     held: AtomicBool,
+    /// It was below the floor at the last look.
+    below: AtomicBool,
 }
 
 impl Ballast {
     /// Takes the ballast where there is room for it.
     pub fn open(path: PathBuf, len_bytes: u64) -> Self {
         let held = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == len_bytes);
-        let ballast = Self { path, len_bytes, held: held.into() };
+        let ballast = Self { path, len_bytes, held: held.into(), below: false.into() };
         ballast.restore();
         ballast
     }
@@ -46,10 +48,25 @@ impl Ballast {
         }
     }
 
-    /// Whether the disk has so little room that nothing more should be taken on.
-    pub fn below_floor(&self) -> bool {
+    /// `Some` where the disk has so little room that nothing more should be taken on: until so many bytes are free. That is more than the
+    /// floor below which it begins, so that it does not begin and end with every write.
+    pub fn below_floor(&self) -> Option<u64> {
         self.restore();
-        !self.held.load(Ordering::Relaxed) || self.free_bytes() < self.floor_bytes()
+        let below = !self.held.load(Ordering::Relaxed) || self.free_bytes() < self.wanted_bytes();
+        self.below.store(below, Ordering::Relaxed);
+        below.then(|| self.wanted_bytes())
+    }
+
+    /// How much has to be free for it to be enough.
+    fn wanted_bytes(&self) -> u64 {
+        let floor = self.floor_bytes();
+        if !self.held.load(Ordering::Relaxed) {
+            floor.saturating_add(self.len_bytes)
+        } else if self.below.load(Ordering::Relaxed) {
+            floor.saturating_mul(2)
+        } else {
+            floor
+        }
     }
 
     fn directory(&self) -> &Path {
@@ -98,7 +115,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("meta.db.ballast");
         let ballast = Ballast::open(path.clone(), 1 << 20);
-        assert!(!ballast.below_floor());
+        assert_eq!(ballast.below_floor(), None);
         let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&path).unwrap());
         assert!(blocks * 512 >= 1 << 20, "its blocks are taken");
         assert!(ballast.release());
@@ -110,13 +127,28 @@ mod tests {
         assert!(Ballast::open(path, 1 << 20).release(), "an earlier one is taken over");
     }
 
+    /// What it asks for is more than what it began at: no share flaps at the edge.
+    #[test]
+    fn it_ends_above_where_it_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let ballast = Ballast::open(directory.path().join("meta.db.ballast"), 1 << 20);
+        assert_eq!(ballast.below_floor(), None);
+        // As if it had been below: there is more than twice the floor here, so it ends.
+        ballast.below.store(true, Ordering::Relaxed);
+        assert_eq!(ballast.wanted_bytes(), 2 * ballast.floor_bytes());
+        assert_eq!(ballast.below_floor(), None);
+        assert_eq!(ballast.wanted_bytes(), ballast.floor_bytes());
+        assert!(ballast.release());
+        assert_eq!(ballast.wanted_bytes(), ballast.floor_bytes() + (1 << 20));
+    }
+
     #[test]
     fn it_does_not_take_the_last_room() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("meta.db.ballast");
         let ballast = Ballast::open(path.clone(), 1 << 60);
         assert!(!path.exists());
-        assert!(ballast.below_floor());
+        assert!(ballast.below_floor().is_some_and(|wanted| wanted >= 1 << 60));
         assert!(!ballast.release());
     }
 }

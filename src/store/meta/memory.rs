@@ -188,8 +188,8 @@ impl Backend for MemoryDatabase {
         Ok(wanted.take(limit).map(|(blob, row)| (*blob, row.clone())).collect())
     }
 
-    fn below_floor(&self) -> bool {
-        self.0.lock().failures > 0
+    fn below_floor(&self) -> Option<u64> {
+        (self.0.lock().failures > 0).then_some(1)
     }
 
     async fn check(&self) -> Result<(), MetaError> {

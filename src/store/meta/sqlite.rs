@@ -215,7 +215,7 @@ impl Backend for Database {
         rows.iter().map(|row| table::read_blob(row).map_err(failed)).collect()
     }
 
-    fn below_floor(&self) -> bool {
+    fn below_floor(&self) -> Option<u64> {
         self.ballast.below_floor()
     }
 

@@ -78,3 +78,25 @@ async fn a_read_only_share_refuses_every_change_and_answers_everything_else() {
     assert_eq!(world.stat("f").await.unwrap().mode, 0o644);
     assert_eq!(world.uploader.status(), []);
 }
+
+/// For want of disk it is as by its settings, also where a file is open; and it heals.
+#[tokio::test(start_paused = true)]
+async fn below_the_floor_of_free_disk_a_share_is_read_only_until_there_is_more() {
+    let world = World::new().await;
+    let who = root();
+    world.put("f", b"bytes").await.unwrap();
+    let open = world.open_file(&who, "f", &OpenHow { write: true, ..OpenHow::default() }).await.unwrap();
+    let io = Io::Handle(open.handle);
+    assert!(world.share.drain(None).await);
+    world.database.fail_applies(u32::MAX);
+    assert!(world.blobs.meta().look_at_disk().is_some());
+    assert!(world.share.is_short_of_disk());
+    assert_eq!(world.create(&who, "new", 0o644).await.map(drop), Err(VfsError::ReadOnly));
+    assert_eq!(world.unlink(&who, "f").await, Err(VfsError::ReadOnly));
+    assert_eq!(world.share.write(&who, io, 0, Bytes::from_static(b"B")).await.map(drop), Err(VfsError::ReadOnly));
+    assert!(world.stat("f").await.is_ok());
+    world.database.fail_applies(0);
+    assert_eq!(world.blobs.meta().look_at_disk(), None);
+    world.share.write(&who, io, 0, Bytes::from_static(b"B")).await.unwrap();
+    world.create(&who, "new", 0o644).await.unwrap();
+}

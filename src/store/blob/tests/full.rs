@@ -58,6 +58,7 @@ async fn while_checkpoints_fail_what_waits_for_them_is_bounded_and_heals() {
         "{refused}"
     );
     assert!(done > 50 && store.meta().staged_bytes() < 2 << 20);
+    assert!(store.checkpoint_failure().is_some(), "`status` can say so");
     // What waits when the database works again goes on.
     let waiting = tokio::spawn({
         let (store, batch) = (store.clone(), change(done));
@@ -68,6 +69,7 @@ async fn while_checkpoints_fail_what_waits_for_them_is_bounded_and_heals() {
     world.database.fail_applies(0);
     waiting.await.unwrap().unwrap();
     assert!(store.meta().staged_bytes() < 1 << 20);
+    assert_eq!(store.checkpoint_failure(), None);
 }
 
 #[tokio::test(start_paused = true)]

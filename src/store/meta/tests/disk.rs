@@ -88,11 +88,9 @@ async fn a_database_of_version_1_gets_the_endpoint() {
     meta.close().await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(directory.path().join("meta.db"));
     let mut older = options.connect().await.unwrap();
-    for statement in [
-        "ALTER TABLE owner DROP COLUMN endpoint",
-        "DELETE FROM _sqlx_migrations WHERE version = 2",
-        "PRAGMA user_version = 1",
-    ] {
+    for statement in
+        ["ALTER TABLE owner DROP COLUMN endpoint", "DELETE FROM _sqlx_migrations WHERE version = 2", "PRAGMA user_version = 1"]
+    {
         sqlx::query(statement).execute(&mut older).await.unwrap();
     }
     older.close().await.unwrap();
@@ -204,7 +202,7 @@ async fn a_full_disk_fails_the_apply_and_heals() {
     database.limit_pages(100_000).await;
     meta.apply(through(1), true).await.unwrap();
     assert_eq!(meta.entries(NodeId(1), 0, usize::MAX).await.unwrap().len(), 5997);
-    assert!(!meta.below_floor(), "the ballast is back");
+    assert_eq!(meta.look_at_disk(), None, "the ballast is back");
 }
 
 /// An apply whose caller goes away at any point of it leaves the database as it was, or as it should be.

@@ -59,8 +59,8 @@ impl Backend for Held {
         self.database.blobs(after, limit, only_dirty).await
     }
 
-    fn below_floor(&self) -> bool {
-        false
+    fn below_floor(&self) -> Option<u64> {
+        None
     }
 
     async fn check(&self) -> Result<(), MetaError> {

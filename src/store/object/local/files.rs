@@ -18,6 +18,9 @@ use super::extent::Extents;
 use super::garbage::Garbage;
 use super::index::{Forget, Index, Reserve, Start};
 
+/// Objects leave so much of their disk free, or a fiftieth of it where that is less, in bytes: the index here, and a gateway's database
+/// beside it, go on where objects cannot.
+const KEPT_FREE_BYTES_MAX: u64 = 128 << 20;
 /// Ids per block, which is a directory.
 const BLOCK_FILES: u64 = 4096;
 /// The most files that are removed in one round.
@@ -55,6 +58,19 @@ pub fn lock(dir: &Path) -> Result<File, LocalError> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// Whether `len_bytes` may be added to a file.
+fn check_room(file: &File, len_bytes: u64) -> io::Result<()> {
+    let disk = rustix::fs::fstatvfs(file)?;
+    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let kept_bytes = (disk.f_blocks.saturating_mul(disk.f_frsize) / 50).min(KEPT_FREE_BYTES_MAX);
+    if free_bytes >= kept_bytes.saturating_add(len_bytes) {
+        return Ok(());
+    }
+    let reason =
+        format!("the disk of the embedded S3 endpoint is nearly full (the last {} MiB of it are kept free)", kept_bytes >> 20);
+    Err(io::Error::new(io::ErrorKind::StorageFull, reason))
 }
 
 impl Files {
@@ -225,8 +241,9 @@ impl Fresh {
         self.id
     }
 
-    /// Appends. Blocks.
+    /// Appends, unless that leaves the disk too little room. Blocks.
     pub fn append(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        check_room(&self.file, pieces.iter().map(|piece| piece.len() as u64).sum())?;
         let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let mut slices = &mut slices[..];
         IoSlice::advance_slices(&mut slices, 0);
