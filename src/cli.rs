@@ -1,12 +1,13 @@
 //! The command line.
 //!
-//! What lives here: the commands and their arguments; `cli/serve.rs` runs a gateway, `cli/s3.rs` the embedded endpoint alone, `cli/check.rs`
+//! What lives here: the commands and their arguments; `cli/serve.rs` runs a gateway, `cli/listen.rs` its listeners, `cli/s3.rs` the embedded endpoint alone, `cli/check.rs`
 //! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/show.rs` prints what it answers.
 //!
 //! Invariant: what goes wrong is one line on standard error that names the thing and the remedy; the exit code says which kind it was.
 
 mod ask;
 mod check;
+mod listen;
 mod s3;
 mod salvage;
 mod serve;
@@ -123,7 +124,7 @@ struct Json {
 
 #[derive(Args, Debug)]
 struct StatusArgs {
-    /// Again each second, with progress bars, until interrupted.
+    /// Again each second, until interrupted: with progress bars on a terminal, else as plain lines; with --json one document a line.
     #[arg(long, short)]
     watch: bool,
     #[command(flatten)]

@@ -1,7 +1,9 @@
 //! The composition root: builds a gateway bottom-up, runs it, drains it top-down. The only place that sees every layer.
 //!
 //! What lives here: [`Gateway`] and its start and end; `gateway/buckets.rs` puts a bucket's store together, `gateway/shares.rs` opens, closes
-//! and reloads shares, `gateway/portions.rs` divides the cache, `gateway/watch.rs` notices changed files, `gateway/control.rs` answers the admin address.
+//! and reloads shares, `gateway/portions.rs` divides the cache, `gateway/watch.rs` notices changed files, `gateway/mend.rs` tries again
+//! what failed, `gateway/disk.rs` watches the database's disk, `gateway/notices.rs` keeps what an operator should know, `gateway/control.rs`
+//! answers the admin address.
 //!
 //! Invariants:
 //! - What can run runs: a share, an endpoint or a mount that fails is told in one line, shown in `status`, tried again, and holds up
@@ -11,7 +13,10 @@
 
 mod buckets;
 mod control;
+pub mod disk;
+pub mod mend;
 mod network;
+pub mod notices;
 mod portions;
 mod shares;
 pub mod watch;
@@ -25,12 +30,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::{Clock, SystemClock};
 use crate::base::disk::files::FilesDisk;
 use crate::base::id::OwnerId;
-use crate::config::{Config, Endpoint, ShareConfig, Size};
+use crate::config::{Config, Endpoint, Size};
 use crate::protocol::nfs::Nfs;
 use crate::protocol::s3::{self, credentials};
 use crate::store::blob::{self, Batch, BlobStore};
@@ -39,6 +45,7 @@ use crate::store::meta::{Key, Meta, Place, Row, ValueRow};
 use crate::store::object::local::Local;
 use crate::store::object::meter;
 use crate::store::upload::{self, Uploader};
+use notices::{About, Notices};
 use shares::Running;
 
 /// The cache's size where nobody gave one, in bytes.
@@ -49,6 +56,8 @@ const CACHE_BYTES_MIN: u64 = 64 << 20;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long uploads under way may go on when the gateway ends.
 const UPLOAD_GRACE: Duration = Duration::from_secs(5);
+/// Pieces of damage that `status` tells one by one.
+const DAMAGE_MAX: usize = 20;
 /// The row that holds the gateway's id.
 const GATEWAY_ID: &str = "gateway.id";
 
@@ -73,8 +82,10 @@ pub struct Gateway {
     clock: Arc<dyn Clock>,
     blobs: Arc<BlobStore>,
     uploader: Arc<Uploader>,
-    embedded: Option<Arc<Local>>,
-    credentials: Option<s3::Settings>,
+    /// The embedded endpoint's store and keys, once something uses it.
+    embedded: OnceCell<(Arc<Local>, s3::Settings)>,
+    /// Told when it is opened.
+    embedded_used: Notify,
     nfs: Arc<Nfs>,
     /// All of the cache, of which shares have portions, in bytes.
     cache_bytes: u64,
@@ -84,8 +95,7 @@ pub struct Gateway {
     /// Shares by name. Held only for look-ups; opening and closing is done under `reloading`.
     shares: Mutex<BTreeMap<String, Running>>,
     reloading: tokio::sync::Mutex<()>,
-    /// What an operator should know, said once.
-    notices: Mutex<Vec<String>>,
+    notices: Notices,
     stop: CancellationToken,
     _lock: File,
 }
@@ -113,25 +123,30 @@ impl Gateway {
         let id = gateway_id(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let nfs_key = network::nfs_key(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let uploader = Uploader::start(blobs.clone(), upload_settings(&config));
-        let (embedded, credentials) = open_embedded(&config, &data, &clock).await?;
-        Ok(Arc::new(Self {
+        let gateway = Self {
             config,
             id,
             clock,
             blobs,
             uploader,
-            embedded,
-            credentials,
+            embedded: OnceCell::new(),
+            embedded_used: Notify::new(),
             nfs: Nfs::new(&nfs_key, Some(&data.join("nfs"))).map_err(|error| StartError::Directory(data.join("nfs"), error))?,
             cache_bytes,
             default_guarantee: AtomicU64::new(0),
             metrics,
             shares: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
-            notices: Mutex::new(report.damage),
+            notices: Notices::default(),
             stop: CancellationToken::new(),
             _lock: lock,
-        }))
+        };
+        gateway.tell_damage(&report.damage);
+        if gateway.config.s3.kind() == Endpoint::Embedded {
+            // Where that fails it is a notice, and tried again.
+            let _ = gateway.open_embedded().await;
+        }
+        Ok(Arc::new(gateway))
     }
 
     /// The configuration in force.
@@ -139,17 +154,64 @@ impl Gateway {
         &self.config
     }
 
-    /// The embedded endpoint's store and keys, where a share uses it.
+    /// The embedded endpoint's store and keys, where something uses it.
     pub fn embedded(&self) -> Option<(Arc<Local>, s3::Settings)> {
-        self.embedded.clone().zip(self.credentials.clone())
+        self.embedded.get().cloned()
     }
 
-    /// Said once in the log and kept for `status`.
-    fn notice(&self, text: String) {
-        let mut notices = self.notices.lock();
-        if !notices.contains(&text) {
+    /// Returns when something uses the embedded endpoint.
+    pub async fn embedded_opened(&self) {
+        let told = self.embedded_used.notified();
+        if self.embedded.get().is_none() {
+            told.await;
+        }
+    }
+
+    /// The embedded endpoint's store, opened by the first who asks.
+    async fn open_embedded(&self) -> Result<Arc<Local>, String> {
+        match self.embedded.get_or_try_init(|| self.make_embedded()).await {
+            Ok((local, _)) => {
+                self.mended(&About::Embedded);
+                self.embedded_used.notify_waiters();
+                Ok(local.clone())
+            }
+            Err(reason) => {
+                self.notice(About::Embedded, reason.clone());
+                Err(reason)
+            }
+        }
+    }
+
+    async fn make_embedded(&self) -> Result<(Arc<Local>, s3::Settings), String> {
+        let directory = self.config.data_dir.join("s3");
+        let failed = |error: &dyn std::fmt::Display| format!("the embedded S3 endpoint: {}: {error}", directory.display());
+        let local = Local::open(&directory, self.clock.clone()).await.map_err(|error| failed(&error))?;
+        let keys = credentials::load_or_create(&directory.join("credentials")).map_err(|error| failed(&error))?;
+        Ok((local, keys))
+    }
+
+    /// Said in the log where it is news, and kept for `status` until it is [`Self::mended`].
+    pub fn notice(&self, about: About, text: String) {
+        self.notices.say(about, text);
+    }
+
+    /// What it was about is well.
+    pub fn mended(&self, about: &About) {
+        if self.notices.clear(about) {
+            tracing::info!(?about, "works again");
+        }
+    }
+
+    fn tell_damage(&self, damage: &[String]) {
+        for (number, text) in damage.iter().take(DAMAGE_MAX).enumerate() {
+            self.notice(About::Damage(number), text.clone());
+        }
+        let more = damage.get(DAMAGE_MAX..).unwrap_or_default();
+        for text in more {
             tracing::warn!("{text}");
-            notices.push(text);
+        }
+        if !more.is_empty() {
+            self.notice(About::Damage(DAMAGE_MAX), format!("{} more pieces of damage are in the log", more.len()));
         }
     }
 
@@ -168,7 +230,7 @@ impl Gateway {
         self.uploader.close(UPLOAD_GRACE).await;
         let closed = self.blobs.close().await;
         self.blobs.meta().close().await;
-        if let Some(embedded) = &self.embedded {
+        if let Some((embedded, _)) = self.embedded.get() {
             embedded.close().await;
         }
         closed
@@ -227,15 +289,20 @@ pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
     }
 }
 
+/// The cache's size where it is not given: a tenth of what is free on its disk, in whole MiB. `cache` need not exist yet.
+pub(crate) fn cache_bytes_default(cache: &Path) -> io::Result<u64> {
+    let existing = cache.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let space = rustix::fs::statvfs(existing)?;
+    let mine: u64 = fs::read_dir(cache)
+        .map_or(0, |files| files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum());
+    let tenth = (space.f_bavail * space.f_frsize + mine) / 10;
+    Ok(tenth.clamp(CACHE_BYTES_MIN, CACHE_BYTES_DEFAULT) >> 20 << 20)
+}
+
 fn blob_settings(config: &Config, cache: &Path) -> Result<blob::Settings, StartError> {
     let size_bytes = match config.cache.size {
         Some(size) => size.0,
-        None => {
-            let space = rustix::fs::statvfs(cache).map_err(|error| StartError::Directory(cache.to_path_buf(), error.into()))?;
-            let mine: u64 = fs::read_dir(cache)
-                .map_or(0, |files| files.flatten().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum());
-            ((space.f_bavail * space.f_frsize + mine) / 10).clamp(CACHE_BYTES_MIN, CACHE_BYTES_DEFAULT)
-        }
+        None => cache_bytes_default(cache).map_err(|error| StartError::Directory(cache.to_path_buf(), error))?,
     };
     Ok(blob::Settings {
         log: log::Settings::for_size(size_bytes),
@@ -266,25 +333,4 @@ async fn gateway_id(blobs: &Arc<BlobStore>) -> Result<String, blob::BlobError> {
     blobs.apply(OwnerId(0), batch).await?;
     blobs.sync().await?;
     Ok(id)
-}
-
-/// Opens the embedded endpoint's directory where the gateway or a share uses it.
-async fn open_embedded(
-    config: &Config,
-    data: &Path,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Option<Arc<Local>>, Option<s3::Settings>), StartError> {
-    let by_share = |share: &ShareConfig| share.s3(config).kind() == Endpoint::Embedded;
-    let used = config.s3.kind() == Endpoint::Embedded
-        || config.load_shares().is_ok_and(|shares| shares.iter().any(|(_, share)| share.as_ref().is_ok_and(by_share)));
-    if !used {
-        return Ok((None, None));
-    }
-    let directory = data.join("s3");
-    let local = Local::open(&directory, clock.clone())
-        .await
-        .map_err(|error| StartError::Store(format!("{}: {error}", directory.display())))?;
-    let credentials = credentials::load_or_create(&directory.join("credentials"))
-        .map_err(|error| StartError::Directory(directory.clone(), error))?;
-    Ok((Some(local), Some(credentials)))
 }

@@ -47,7 +47,14 @@ fn one(status: &Status, name: &str, json: bool) -> Exit {
 pub(super) async fn status(config: &Config, args: &StatusArgs) -> Exit {
     let client = client(config);
     if args.watch {
-        return show::watch(LOOK_INTERVAL, || client.status()).await;
+        // The screen is drawn on standard error; who pipes standard output somewhere wants lines there.
+        let is_terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let view = match (args.json.json, is_terminal) {
+            (true, _) => show::View::Json,
+            (false, true) => show::View::Screen,
+            (false, false) => show::View::Lines,
+        };
+        return show::watch(LOOK_INTERVAL, view, || client.status()).await;
     }
     match client.status().await {
         Ok(status) if args.json.json => show::json(&status),

@@ -1,14 +1,20 @@
 //! `tidegate check`: reads every file, says everything that is wrong, prints what is in force.
 
 use super::{Exit, fail};
-use crate::config::Config;
+use crate::config::{Config, Size};
+use crate::gateway::cache_bytes_default;
 
 pub(super) fn run(config: &Config) -> Exit {
-    let shares = match config.load_shares() {
+    let mut effective = config.clone();
+    if effective.cache.size.is_none() {
+        // As a start would choose it now.
+        effective.cache.size = cache_bytes_default(&config.cache_dir()).ok().map(Size);
+    }
+    let shares = match effective.load_shares() {
         Ok(shares) => shares,
         Err(error) => return fail(Exit::Config, &error.to_string()),
     };
-    match toml::to_string_pretty(config) {
+    match toml::to_string_pretty(&effective) {
         Ok(text) => println!("# tidegate.toml\n{text}"),
         Err(error) => return fail(Exit::Failed, &error.to_string()),
     }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::listen::{self, Servers};
 use super::stop::Stop;
 use super::{Exit, fail};
 use crate::config::Config;
-use crate::gateway::{Gateway, watch};
+use crate::gateway::{Gateway, disk, mend, watch};
 use crate::protocol::admin::{self, Control};
 use crate::protocol::s3;
 
@@ -34,14 +33,15 @@ pub(super) async fn run(config: Config) -> Exit {
         Ok(gateway) => gateway,
         Err(error) => return fail(Exit::Failed, &error.to_string()),
     };
-    let stop = CancellationToken::new();
-    let servers = TaskTracker::new();
-    let admin = serve_admin(&gateway, &servers, &stop).await;
-    let endpoint = serve_endpoint(&gateway, &servers, &stop).await;
+    let servers = Servers::default();
+    let admin = serve_admin(&gateway, &servers).await;
+    let endpoint = serve_endpoint(&gateway, &servers).await;
     gateway.reload().await;
     // After the shares: a client's handle of one that is not there yet would be stale.
     let nfs = serve_nfs(&gateway, &servers).await;
-    servers.spawn(watch::run(gateway.clone()));
+    servers.tasks.spawn(watch::run(gateway.clone()));
+    servers.tasks.spawn(mend::run(gateway.clone()));
+    servers.tasks.spawn(disk::run(gateway.clone()));
     announce(&gateway, admin, endpoint, &nfs).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
@@ -49,68 +49,62 @@ pub(super) async fn run(config: Config) -> Exit {
     println!("tidegate: stopping; what is not uploaded yet is kept and goes on at the next start");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let drained = gateway.drain().await;
-    stop.cancel();
-    servers.close();
-    servers.wait().await;
+    servers.stop.cancel();
+    servers.tasks.close();
+    servers.tasks.wait().await;
     match drained {
         Ok(()) => Exit::Ok,
         Err(error) => fail(Exit::Failed, &format!("the last sync failed: {error}")),
     }
 }
 
-/// Binds; where that fails one line says so, and the rest of the gateway runs.
-async fn bind(what: &str, address: SocketAddr) -> Option<TcpListener> {
-    match TcpListener::bind(address).await {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            eprintln!("tidegate: {what} cannot listen on {address}: {error}; choose another address or stop who has it");
-            None
-        }
+async fn serve_admin(gateway: &Arc<Gateway>, servers: &Servers) -> Option<SocketAddr> {
+    let (control, stop) = (gateway.clone() as Arc<dyn Control>, servers.stop.clone());
+    let wanted = vec![gateway.config().admin.listen];
+    listen::serve(gateway, servers, "the admin address ([admin] listen)", wanted, move |listener| {
+        admin::serve(listener, control.clone(), stop.clone())
+    })
+    .await
+}
+
+/// At once where a share or the gateway uses it, else as soon as the first one does.
+async fn serve_endpoint(gateway: &Arc<Gateway>, servers: &Servers) -> Option<SocketAddr> {
+    if gateway.embedded().is_some() {
+        return listen_endpoint(gateway, servers).await;
     }
-}
-
-async fn serve_admin(gateway: &Arc<Gateway>, servers: &TaskTracker, stop: &CancellationToken) -> Option<SocketAddr> {
-    let listener = bind("the admin address ([admin] listen)", gateway.config().admin.listen).await?;
-    let address = listener.local_addr().ok();
-    let (control, stop) = (gateway.clone() as Arc<dyn Control>, stop.clone());
-    servers.spawn(async move {
-        if let Err(error) = admin::serve(listener, control, stop).await {
-            tracing::error!(%error, "the admin address ended");
+    let (gateway, again) = (gateway.clone(), servers.clone());
+    servers.tasks.spawn(async move {
+        tokio::select! {
+            () = again.stop.cancelled() => {}
+            () = gateway.embedded_opened() => if let Some(address) = listen_endpoint(&gateway, &again).await {
+                tracing::info!(%address, "the embedded S3 endpoint is used from now on");
+            },
         }
     });
-    address
+    None
 }
 
-async fn serve_endpoint(gateway: &Arc<Gateway>, servers: &TaskTracker, stop: &CancellationToken) -> Option<SocketAddr> {
+async fn listen_endpoint(gateway: &Arc<Gateway>, servers: &Servers) -> Option<SocketAddr> {
     let (local, settings) = gateway.embedded()?;
-    let listener = bind("the embedded S3 endpoint ([embedded] listen)", gateway.config().embedded.listen).await?;
-    let address = listener.local_addr().ok();
-    let stop = stop.clone();
-    servers.spawn(async move {
-        if let Err(error) = s3::serve(listener, local, settings, stop).await {
-            tracing::error!(%error, "the embedded S3 endpoint ended");
-        }
-    });
-    address
+    let stop = servers.stop.clone();
+    let wanted = vec![gateway.config().embedded.listen];
+    listen::serve(gateway, servers, "the embedded S3 endpoint ([embedded] listen)", wanted, move |listener| {
+        s3::serve(listener, local.clone(), settings.clone(), stop.clone())
+    })
+    .await
 }
 
-/// Listens wherever NFS is to be served; the addresses that could be had.
-async fn serve_nfs(gateway: &Arc<Gateway>, servers: &TaskTracker) -> Vec<SocketAddr> {
+/// Listens wherever NFS is to be served; the addresses that could be had at once.
+async fn serve_nfs(gateway: &Arc<Gateway>, servers: &Servers) -> Vec<SocketAddr> {
     let mut served = Vec::new();
     for (address, otherwise) in gateway.config().nfs.addresses() {
-        let listener = match (TcpListener::bind(address).await, otherwise) {
-            (Ok(listener), _) => Some(listener),
-            (Err(_), Some(otherwise)) => bind("NFS ([nfs] listen)", otherwise).await,
-            (Err(_), None) => bind("NFS ([nfs] listen)", address).await,
-        };
-        let Some(listener) = listener else { continue };
-        served.extend(listener.local_addr());
         let nfs = gateway.nfs().clone();
-        servers.spawn(async move {
-            if let Err(error) = nfs.serve(listener).await {
-                tracing::error!(%error, "the NFS server ended");
-            }
-        });
+        let wanted = std::iter::once(address).chain(otherwise).collect();
+        let run = move |listener: TcpListener| {
+            let nfs = nfs.clone();
+            async move { nfs.serve(listener).await }
+        };
+        served.extend(listen::serve(gateway, servers, "NFS ([nfs] listen)", wanted, run).await);
     }
     if let Some(address) = served.first().filter(|_| gateway.config().nfs.rpcbind)
         && let Err(reason) = gateway.nfs().announce(*address).await

@@ -1,6 +1,7 @@
 //! Prints what a gateway answered, for people and as JSON.
 
 use std::future::Future;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
@@ -103,50 +104,158 @@ fn age(seconds: u64) -> String {
     if seconds == 0 { "-".into() } else { HumanDuration(Duration::from_secs(seconds)).to_string() }
 }
 
-/// Shows the status again and again, with a bar for each upload that runs, until the process is interrupted.
-pub(super) async fn watch<F, R>(interval: Duration, look: F) -> Exit
+/// How `watch` shows a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// One JSON document a line.
+    Json,
+    /// Plain lines on standard output, a block for each look.
+    Lines,
+    /// On the terminal (standard error): lines that are drawn over, with a bar for each upload that runs.
+    Screen,
+}
+
+/// Shows the status again and again until the process is interrupted, or nobody reads any more.
+pub(super) async fn watch<F, R>(interval: Duration, view: View, look: F) -> Exit
 where
     F: Fn() -> R,
     R: Future<Output = Result<Status, String>>,
 {
-    let screen = MultiProgress::new();
-    let plain = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bars =
-        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    let mut lines: Vec<ProgressBar> = Vec::new();
+    let mut screen = Screen::default();
     loop {
         let status = match look().await {
             Ok(status) => status,
             Err(reason) => return fail(Exit::Failed, &reason),
         };
-        let running: Vec<&UploadStatus> =
-            status.uploads.iter().filter(|upload| !upload.key.is_empty()).take(UPLOADS_SHOWN).collect();
-        let wanted = status.shares.len() + running.len();
-        while lines.len() < wanted {
-            lines.push(screen.add(ProgressBar::new(0)));
-        }
-        for gone in lines.drain(wanted..) {
-            gone.finish_and_clear();
-        }
-        for (line, share) in lines.iter().zip(&status.shares) {
-            line.set_style(plain.clone());
-            line.set_message(format!(
-                "{:<16} {:<8} dirty {:>10}  oldest {:<12} queue {} ({} failing) {}",
-                share.name,
-                share.state,
-                HumanBytes(share.dirty_bytes).to_string(),
-                age(share.oldest_dirty_s),
-                share.jobs,
-                share.failing,
-                share.reason
-            ));
-        }
-        for (line, upload) in lines[status.shares.len()..].iter().zip(running) {
-            line.set_style(bars.clone());
-            line.set_length(upload.total_bytes);
-            line.set_position(upload.sent_bytes);
-            line.set_message(format!("  {}", upload.key));
+        let shown = match view {
+            View::Screen => {
+                screen.draw(&status);
+                Ok(())
+            }
+            View::Json => match serde_json::to_string(&status) {
+                Ok(text) => print(&[text]),
+                Err(error) => return fail(Exit::Failed, &error.to_string()),
+            },
+            View::Lines => print(&lines(&status)),
+        };
+        if shown.is_err() {
+            // Whoever read, like `head`, has enough.
+            return Exit::Ok;
         }
         tokio::time::sleep(interval).await;
+    }
+}
+
+fn print(lines: &[String]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}
+
+fn share_line(share: &ShareStatus) -> String {
+    let line = format!(
+        "{:<16} {:<9} dirty {:>10}  oldest {:<12} queue {} ({} failing) {}",
+        share.name,
+        share.state,
+        HumanBytes(share.dirty_bytes).to_string(),
+        age(share.oldest_dirty_s),
+        share.jobs,
+        share.failing,
+        share.reason
+    );
+    line.trim_end().to_owned()
+}
+
+/// Uploads that run, and uploads that failed, the former first.
+fn shown_uploads(status: &Status) -> (Vec<&UploadStatus>, Vec<&UploadStatus>) {
+    let failing = status.uploads.iter().filter(|upload| upload.attempts > 0).take(UPLOADS_SHOWN);
+    let running = status.uploads.iter().filter(|upload| upload.attempts == 0 && !upload.key.is_empty());
+    (running.take(UPLOADS_SHOWN).collect(), failing.collect())
+}
+
+/// A status as lines: shares, uploads with what fails and why, notices.
+fn lines(status: &Status) -> Vec<String> {
+    let (running, failing) = shown_uploads(status);
+    let shares = status.shares.iter().map(share_line);
+    let uploads = running.into_iter().chain(failing).map(|upload| format!("  {}", line(upload)));
+    let notices = status.notices.iter().map(|notice| format!("notice: {notice}"));
+    shares.chain(uploads).chain(notices).collect()
+}
+
+/// What is drawn over on the terminal.
+#[derive(Default)]
+struct Screen {
+    bars: MultiProgress,
+    rows: Vec<ProgressBar>,
+}
+
+impl Screen {
+    fn draw(&mut self, status: &Status) {
+        let plain = || ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = || {
+            let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}");
+            style.unwrap_or_else(|_| ProgressStyle::default_bar())
+        };
+        let (running, failing) = shown_uploads(status);
+        let before = status.shares.iter().map(share_line).map(|text| (text, None));
+        let bars = running.iter().map(|upload| (format!("  {}", upload.key), Some((upload.sent_bytes, upload.total_bytes))));
+        let failures = failing.iter().map(|upload| (format!("  {}", line(upload)), None));
+        let notices = status.notices.iter().map(|notice| (format!("notice: {notice}"), None));
+        let wanted: Vec<(String, Option<(u64, u64)>)> = before.chain(bars).chain(failures).chain(notices).collect();
+        while self.rows.len() < wanted.len() {
+            self.rows.push(self.bars.add(ProgressBar::new(0)));
+        }
+        for gone in self.rows.drain(wanted.len()..) {
+            gone.finish_and_clear();
+        }
+        for (row, (text, progress)) in self.rows.iter().zip(wanted) {
+            match progress {
+                Some((sent_bytes, total_bytes)) => {
+                    row.set_style(bar());
+                    row.set_length(total_bytes);
+                    row.set_position(sent_bytes);
+                }
+                None => row.set_style(plain()),
+            }
+            row.set_message(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_have_shares_uploads_failures_and_notices() {
+        let share =
+            ShareStatus { name: "demo".into(), state: "read-only".into(), reason: "no disk".into(), ..ShareStatus::default() };
+        let upload = |key: &str, attempts, error: &str| UploadStatus {
+            share: "demo".into(),
+            key: key.into(),
+            attempts,
+            error: error.into(),
+            sent_bytes: 1 << 20,
+            total_bytes: 4 << 20,
+            ..UploadStatus::default()
+        };
+        let status = Status {
+            shares: vec![share],
+            uploads: vec![upload("a/b", 0, ""), upload("", 3, "access denied"), upload("", 0, "")],
+            notices: vec!["the disk is full".into()],
+            ..Status::default()
+        };
+        let lines = lines(&status);
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        for (line, words) in lines.iter().zip([
+            &["demo", "read-only", "no disk"][..],
+            &["a/b", "1.00 MiB of 4.00 MiB"],
+            &["failed 3x: access denied"],
+            &["notice: the disk is full"],
+        ]) {
+            assert!(words.iter().all(|word| line.contains(word)), "{line}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::store::object::s3::{self, S3Store};
 use crate::store::object::{ObjectError, SharedStore, limit};
 
 use super::Gateway;
+use super::notices::About;
 
 /// How long the first look at an endpoint may take before the share opens without it.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
@@ -29,14 +30,13 @@ pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig
         ..layer::Settings::default()
     };
     if config.kind() == Endpoint::Embedded {
-        let local =
-            gateway.embedded.clone().ok_or("the embedded endpoint was not in use when the gateway started; restart it")?;
+        let local = gateway.open_embedded().await?;
         local.ensure_bucket(&share.bucket).await.map_err(|error| format!("bucket \"{}\": {error}", share.bucket))?;
         return Ok(stack(Arc::new(Bucket::new(local, &share.bucket)), &share.bucket, &settings, None).store);
     }
     let endpoint = s3::Endpoint::connect(&s3_settings(config)).await.map_err(|error| format!("[s3]: {error}"))?;
     let bare = endpoint.bucket(&share.bucket, share.requester_pays);
-    look(gateway, name, share, bare.clone()).await;
+    look(gateway, name, share, &bare).await;
     Ok(stack(bare, &share.bucket, &settings, None).store)
 }
 
@@ -58,20 +58,28 @@ fn s3_settings(config: &S3Config) -> s3::Settings {
 }
 
 /// Finds out what the endpoint does; where it does not answer in time, goes on looking in the background.
-async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: Arc<S3Store>) {
+async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &Arc<S3Store>) {
+    // A store that nobody uses any more is not asked any more.
+    let store = Arc::downgrade(store);
     let (name, prefix, bucket, gateway) = (name.to_owned(), share.prefix.clone(), share.bucket.clone(), gateway.clone());
     let looking = tokio::spawn(async move {
         let mut wait = Duration::from_secs(1);
         loop {
-            match probe::adopt(&store, &prefix).await {
+            let Some(asked) = store.upgrade() else { return };
+            match probe::adopt(&asked, &prefix).await {
                 Ok(found) => {
-                    for lack in found.missing() {
-                        gateway.notice(format!("share \"{name}\": {lack}"));
+                    gateway.mended(&About::Endpoint(name.clone()));
+                    let lacks = found.missing().join("; ");
+                    if lacks.is_empty() {
+                        gateway.mended(&About::Lacks(name));
+                    } else {
+                        gateway.notice(About::Lacks(name.clone()), format!("share \"{name}\": {lacks}"));
                     }
                     return;
                 }
-                Err(error) => gateway.notice(explain(&name, &bucket, &error)),
+                Err(error) => gateway.notice(About::Endpoint(name.clone()), explain(&name, &bucket, &error)),
             }
+            drop(asked);
             tokio::select! {
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(60)),
                 () = gateway.stop.cancelled() => return,

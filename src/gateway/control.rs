@@ -42,6 +42,19 @@ impl Gateway {
         if since_ns == 0 { 0 } else { u64::try_from((self.clock.now_ns() - since_ns) / 1_000_000_000).unwrap_or(0) }
     }
 
+    /// What was said, and what is only known by looking.
+    fn all_notices(&self) -> Vec<String> {
+        let mut notices = self.notices.all();
+        if let Some(failure) = self.blobs.checkpoint_failure() {
+            notices.push(format!(
+                "the database in {} cannot be written: {failure}; nothing is lost, and what is written meanwhile is in the cache's log \
+                 until that is full",
+                self.config.data_dir.display()
+            ));
+        }
+        notices
+    }
+
     fn owner(&self, share: &str) -> Result<OwnerId, String> {
         let shares = self.shares.lock();
         let running = shares.get(share).ok_or_else(|| format!("there is no share \"{share}\"; see `tidegate share list`"))?;
@@ -64,14 +77,27 @@ impl SharePart {
     fn of(running: &Running) -> Self {
         let state = match &running.share {
             Some(_) if running.is_leaving => "draining",
+            Some(share) if share.is_short_of_disk() => "read-only",
             Some(_) => "running",
             None => "failed",
         };
         let lost = running.mount.as_ref().is_some_and(|mount| !mount.is_alive());
+        let mut reasons = Vec::new();
+        match &running.retry {
+            _ if lost => reasons.push("somebody unmounted it; it is mounted again".to_owned()),
+            Some(retry) if !running.reason.is_empty() => {
+                reasons.push(format!("{}; tried again in {} s", running.reason, retry.left().as_secs() + 1));
+            }
+            _ if !running.reason.is_empty() => reasons.push(running.reason.clone()),
+            _ => {}
+        }
+        if state == "read-only" {
+            reasons.push("nothing can be changed until the gateway's data_dir has free disk again; see the notices".to_owned());
+        }
         Self {
             owner: running.share.as_ref().map(|share| share.owner()),
             state,
-            reason: if lost { "somebody unmounted it".into() } else { running.reason.clone() },
+            reason: reasons.join("; "),
             bucket: running.config.bucket.clone(),
             prefix: running.config.prefix.clone(),
             mount: running.mount.as_ref().map(|mount| mount.path().display().to_string()).unwrap_or_default(),
@@ -106,7 +132,7 @@ impl Control for Gateway {
                 let usage = self.blobs.log_usage();
                 CacheStatus { segments: usage.segments, segments_free: usage.segments_free, writable_bytes: usage.writable_bytes }
             },
-            notices: self.notices.lock().clone(),
+            notices: self.all_notices(),
             nfs: self.nfs_status(),
             ..Status::default()
         };

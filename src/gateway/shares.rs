@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::config::{NamedShare, ShareConfig};
+use crate::config::{ConfigError, NamedShare, ShareConfig};
 use crate::engine::file::share::Share;
 use crate::engine::file::start::{Parts, StartError, check_place};
 use crate::engine::file::{Origin, Vfs};
 use crate::protocol::fuse;
 use crate::store::blob::Portion;
 
+use super::mend::Backoff;
+use super::notices::About;
 use super::{Gateway, buckets, portions};
 
 /// The front end number of FUSE mounts.
@@ -35,9 +37,22 @@ pub(super) struct Running {
     pub(super) reason: String,
     /// Its file is gone: it uploads what it has.
     pub(super) is_leaving: bool,
+    /// When what failed is tried again; `None` for nothing.
+    pub(super) retry: Option<Backoff>,
 }
 
 impl Running {
+    /// Neither open nor mounted yet.
+    pub(super) fn new(config: ShareConfig) -> Self {
+        Self { config, share: None, mount: None, reason: String::new(), is_leaving: false, retry: None }
+    }
+
+    /// Whether something of it does not run that should.
+    pub(super) fn is_failed(&self) -> bool {
+        let is_mounted = || self.mount.as_ref().is_some_and(fuse::Mount::is_alive);
+        !self.is_leaving && (self.share.is_none() || (self.config.fuse.is_some() && !is_mounted()))
+    }
+
     /// Unmounts, stops the uploads, closes.
     pub(super) async fn close(mut self) {
         unmount(self.mount.take()).await;
@@ -47,7 +62,7 @@ impl Running {
     }
 }
 
-async fn unmount(mount: Option<fuse::Mount>) {
+pub(super) async fn unmount(mount: Option<fuse::Mount>) {
     let Some(mount) = mount else { return };
     let path = mount.path().to_path_buf();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || mount.unmount()).await {
@@ -64,11 +79,13 @@ impl Gateway {
         }
         let wanted = match self.config.load_shares() {
             Ok(shares) => shares,
-            Err(error) => return self.notice(format!("{error}; the shares that run are left alone")),
+            Err(error) => return self.notice(About::Shares, format!("{error}; the shares that run are left alone")),
         };
         if wanted.is_empty() && !self.shares.lock().is_empty() {
-            return self.notice(format!("{} has no share; the shares that run are left alone", self.config.shares_dir.display()));
+            let directory = self.config.shares_dir.display();
+            return self.notice(About::Shares, format!("{directory} has no share; the shares that run are left alone"));
         }
+        self.mended(&About::Shares);
         let names: BTreeSet<String> = wanted.iter().map(|(name, _)| name.clone()).collect();
         let is_gone = |(name, running): &(&String, &Running)| !names.contains(*name) && !running.is_leaving;
         let gone: Vec<String> = self.shares.lock().iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
@@ -79,9 +96,14 @@ impl Gateway {
         for (name, file) in wanted {
             match file {
                 Ok(config) => self.bring(&name, config).await,
-                Err(error) => self.notice(format!("{error}; the share is left as it is")),
+                Err(error) => self.refuse(&name, &error),
             }
         }
+        self.notices.keep_shares(|name| names.contains(name));
+    }
+
+    fn refuse(&self, name: &str, error: &ConfigError) {
+        self.notice(About::File(name.to_owned()), format!("{error}; the share is left as it is"));
     }
 
     /// Divides the cache anew among the shares that are wanted and those that run nevertheless.
@@ -104,17 +126,22 @@ impl Gateway {
         let before = {
             let mut shares = self.shares.lock();
             match shares.get(name) {
-                Some(running) if running.config == config && running.share.is_some() && !running.is_leaving => return,
+                // What of it does not run is tried again in `mend.rs`.
+                Some(running) if running.config == config && !running.is_leaving => {
+                    drop(shares);
+                    return self.mended(&About::File(name.to_owned()));
+                }
                 Some(running) if running.share.is_some() => match config.moved_from(&running.config, name, &self.config) {
                     Some(error) => {
                         drop(shares);
-                        return self.notice(format!("{error}; the share is left as it is"));
+                        return self.refuse(name, &error);
                     }
                     None => shares.remove(name),
                 },
                 _ => shares.remove(name),
             }
         };
+        self.mended(&About::File(name.to_owned()));
         let running = match before {
             Some(running) if running.share.is_some() && self.reaches_alike(&running.config, &config) => {
                 self.change(name, Running { is_leaving: false, ..running }, config).await
@@ -143,7 +170,7 @@ impl Gateway {
         let mut running = Running { config, ..running };
         if !same_mount {
             unmount(running.mount.take()).await;
-            running.reason.clear();
+            (running.reason, running.retry) = (String::new(), None);
             self.mount(name, &mut running).await;
         }
         tracing::info!(share = name, "changed while it runs");
@@ -194,7 +221,7 @@ impl Gateway {
     }
 
     async fn open(self: &Arc<Self>, name: &str, config: ShareConfig) -> Running {
-        let mut running = Running { config, share: None, mount: None, reason: String::new(), is_leaving: false };
+        let mut running = Running::new(config);
         match self.open_share(name, &running.config).await {
             Ok(share) => running.share = Some(share),
             Err(reason) => running.reason = reason,
@@ -204,7 +231,7 @@ impl Gateway {
     }
 
     /// Mounts a share where its file says so.
-    async fn mount(&self, name: &str, running: &mut Running) {
+    pub(super) async fn mount(&self, name: &str, running: &mut Running) {
         if let (Some(share), Some(config)) = (&running.share, &running.config.fuse) {
             let settings = fuse::Settings { cache: config.cache.0, ..fuse::Settings::at(&config.mount) };
             let (vfs, name) = (share.clone() as Arc<dyn Vfs>, name.to_owned());
@@ -228,7 +255,7 @@ impl Gateway {
         (before.s3(&self.config), before.requester_pays) == (after.s3(&self.config), after.requester_pays)
     }
 
-    async fn open_share(self: &Arc<Self>, name: &str, config: &ShareConfig) -> Result<Arc<Share>, String> {
+    pub(super) async fn open_share(self: &Arc<Self>, name: &str, config: &ShareConfig) -> Result<Arc<Share>, String> {
         let settings = config.settings(&self.config);
         let explain = |error: StartError| match error {
             StartError::Moved { part, kept, given } => config.moved(name, &self.config, part, &kept, &given).to_string(),

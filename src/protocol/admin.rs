@@ -55,7 +55,7 @@ pub struct Status {
     /// NFS.
     #[serde(default)]
     pub nfs: NfsStatus,
-    /// What an operator should know: damage, what an endpoint lacks, a configuration that was refused.
+    /// What an operator should know: damage, what an endpoint lacks, a configuration that was refused. Each goes when it is mended.
     pub notices: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ pub struct Status {
 pub struct ShareStatus {
     /// Its name.
     pub name: String,
-    /// `running`, `failed`.
+    /// `running`, `read-only` (for lack of disk), `draining`, `failed`.
     pub state: String,
     /// Why it failed, or why its mount did; empty for nothing.
     pub reason: String,
