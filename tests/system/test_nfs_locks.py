@@ -1,6 +1,7 @@
 """NLM and NSM with real Linux clients: two guests, each with an address of its own, in a network namespace with an rpcbind."""
 import contextlib
 import os
+import pathlib
 import sqlite3
 import subprocess
 import time
@@ -22,6 +23,8 @@ class Network:
         taps = "".join(f"ip tuntap add tap{n} mode tap; ip link set tap{n} master br0 up;" for n in range(1, guests + 1))
         sh(" ".join(self.prefix) + f" bash -ec 'ip link set lo up; ip link add br0 type bridge; ip addr add 10.77.0.1/24 dev br0;"
            f" {taps} ip link set br0 up'")
+        # One of a run that was killed is nobody's.
+        pathlib.Path("/run/rpcbind.sock").unlink(missing_ok=True)
         self.rpcbind = subprocess.Popen([*self.prefix, "rpcbind", "-f"])
         deadline = time.monotonic() + 10
         while not os.path.exists("/run/rpcbind.sock"):

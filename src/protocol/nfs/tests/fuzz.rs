@@ -166,7 +166,7 @@ async fn a_stream_is_the_same_records_however_it_comes() {
 fn check_answer(xid: u32, record: &[u8]) {
     let word = |at: usize| u32::from_be_bytes(*record[at * 4..].first_chunk().unwrap());
     assert_eq!(word(0), LAST_FRAGMENT | u32::try_from(record.len() - 4).unwrap());
-    assert!(record.len() % 4 == 0 && record.len() <= ANSWER_BYTES_MAX, "{} bytes", record.len());
+    assert!(record.len().is_multiple_of(4) && record.len() <= ANSWER_BYTES_MAX, "{} bytes", record.len());
     assert_eq!((word(1), word(2)), (xid, 1));
     match (word(3), record.len()) {
         (0, _) => {
