@@ -238,8 +238,8 @@ pub struct BlobStore {
     reads_want_room: AtomicBool,
     /// Somebody found no room since reclaim last looked.
     log_was_full: AtomicBool,
-    /// Segments with bytes that can neither be read nor dropped, by slot and life.
-    stuck: Mutex<HashSet<(u32, u32)>>,
+    /// Segments with bytes that can neither be read nor dropped, by slot and life, and when that was found.
+    stuck: Mutex<HashMap<(u32, u32), tokio::time::Instant>>,
     heat: heat::Heat,
     fetches: fetch::Fetches,
     /// Counts whenever something became free that somebody may wait for.

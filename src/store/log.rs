@@ -17,6 +17,8 @@
 //!    what [`Log::resolve`] says. [`SegmentInfo::retired`] ones are the first to be reclaimed.
 //! 4. Every life of a segment file has a random id which seeds the checksums: what an earlier life left is never taken
 //!    for a record. Damage at or below a known durable mark is corruption and is reported; above it, the log ends there.
+//!    Blocks that the disk cannot read (EIO) are damage too, reported wherever they are: they stop neither a start nor a scan, as long as the
+//!    disk reads most of what it is asked for. One that does not refuses the start, and nothing is changed.
 //!    A mark is known from the database's checkpoint and from every later record (each carries the mark of its time).
 //! 5. A record is never rewritten in place, and no block of 4 KiB that a commit covered is written again.
 //! 6. Two heads: writes (and what `Class::Move` moves of them) go to the write head; fetched bytes to the read head,

@@ -16,6 +16,7 @@ mod content;
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -176,6 +177,15 @@ impl SimulatedDisk {
         if let Some(content) = content {
             let len_bytes = content.lock().len_bytes;
             self.poke(name, from_bytes, &vec![0; usize::try_from(len_bytes.saturating_sub(from_bytes)).unwrap_or(0)]);
+        }
+    }
+
+    /// The sectors that the range touches cannot be read (EIO) until they are written over.
+    pub fn fail_reads(&self, name: &str, range: Range<u64>) {
+        let content = self.world.state.lock().files.get(name).cloned();
+        if let Some(content) = content {
+            let sector = super::SECTOR_BYTES as u64;
+            content.lock().bad.extend(range.start / sector..range.end.div_ceil(sector));
         }
     }
 

@@ -232,6 +232,7 @@ impl BlobStore {
             return Failed::Stale(error.into());
         }
         if !matches!(error, LogError::Corrupt { .. }) {
+            tracing::error!(blob = blob.id.0, ?range, %error, "bytes that were not uploaded yet cannot be read");
             return Failed::Final(error.into());
         }
         self.change(blob.id, &mut state, |state, _| state.set_damaged(true));

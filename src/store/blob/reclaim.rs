@@ -5,15 +5,18 @@
 //! number; what is clean is dropped, or copied to the read head where it is hot.
 //!
 //! Invariants: the accounts only choose; the maps decide. A segment is freed when a durable checkpoint was made after
-//! the last map that named it changed, and when the accounts agree that nothing in it lives. What cannot be read is left where
-//! it is, with its segment.
+//! the last map that named it changed, and when the accounts agree that nothing in it lives. Where nothing lives, nothing is read. What
+//! cannot be read, be it damaged or the disk's fault, is left where it is, with its segment, and keeps no other segment from being freed;
+//! after [`STUCK_FOR`] it is tried again, and at once when nothing in it lives any more.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::map::Extent;
 use super::state::{Blob, State};
@@ -28,6 +31,9 @@ const LOW_WATER_MIN: u32 = LOG_RESERVE + 2;
 /// Segments that the log reserves.
 const LOG_RESERVE: u32 = 3;
 
+/// How long a segment that could not be cleared is left alone.
+const STUCK_FOR: Duration = Duration::from_secs(600);
+
 /// Rounds of reclaim at a start.
 const START_ROUNDS_MAX: usize = 16;
 
@@ -38,7 +44,7 @@ enum Cleared {
     Wholly,
     /// Something does that was busy: next time.
     NotYet,
-    /// Something does that cannot be read.
+    /// Something does that cannot be read or was not found.
     Stuck,
 }
 
@@ -106,7 +112,7 @@ impl BlobStore {
                 Ok(Cleared::Wholly) => cleared.push(victim),
                 Ok(Cleared::NotYet) => {}
                 Ok(Cleared::Stuck) => {
-                    self.stuck.lock().insert((victim.slot, victim.life));
+                    self.stuck.lock().insert((victim.slot, victim.life), Instant::now());
                 }
                 Err(BlobError::Log(LogError::Full)) => break,
                 Err(error) => return Err(error),
@@ -134,8 +140,10 @@ impl BlobStore {
         let segments = self.log.segments();
         let lives: BTreeSet<(u32, u32)> = segments.iter().map(|info| (info.slot, info.life)).collect();
         let mut stuck = self.stuck.lock();
-        stuck.retain(|key| lives.contains(key));
-        let sealed = segments.into_iter().filter(|info| info.sealed && !stuck.contains(&(info.slot, info.life)));
+        stuck.retain(|key, since| lives.contains(key) && since.elapsed() < STUCK_FOR);
+        let all_dead = |info: &SegmentInfo| self.accounts.lock().live(info.slot, info.life) == (0, 0);
+        let may_be = |info: &SegmentInfo| info.sealed && (!stuck.contains_key(&(info.slot, info.life)) || all_dead(info));
+        let sealed = segments.into_iter().filter(may_be);
         let mut candidates: Vec<Candidate> = sealed.filter_map(|info| self.candidate(info)).collect();
         candidates.sort_by_key(|candidate| (std::cmp::Reverse(candidate.score), candidate.last_read, candidate.info.end));
         let mut budget = self.settings.log.segment_bytes;
@@ -149,7 +157,6 @@ impl BlobStore {
         // A clean cache is worth keeping: no more of it goes than is wanted.
         let usage = self.log.usage();
         let wanted = (low_water(usage.segments).saturating_sub(usage.segments_free) as usize).max(2);
-        let all_dead = |info: &SegmentInfo| self.accounts.lock().live(info.slot, info.life) == (0, 0);
         let mut taken = 0;
         victims.retain(|info| {
             taken += usize::from(!all_dead(info));
@@ -174,16 +181,29 @@ impl BlobStore {
     }
 
     async fn clear(&self, victim: &SegmentInfo) -> Result<Cleared, BlobError> {
+        let live = || self.accounts.lock().live(victim.slot, victim.life);
+        let before = live();
+        if before == (0, 0) {
+            return Ok(Cleared::Wholly);
+        }
+        let records = match self.log.scan(victim.slot) {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::error!(slot = victim.slot, %error, "a segment of the cache cannot be read");
+                return Ok(Cleared::Stuck);
+            }
+        };
         let mut is_readable = true;
-        for scanned in self.log.scan(victim.slot)? {
+        for scanned in records {
             if scanned.record.kind == Kind::Data && scanned.location.life == victim.life {
                 is_readable &= self.clear_record(&scanned).await?;
             }
         }
-        let is_clear = self.accounts.lock().live(victim.slot, victim.life) == (0, 0);
-        Ok(if is_clear {
+        // What lives in records that the scan passed over is not found: then nothing became less.
+        let after = live();
+        Ok(if after == (0, 0) {
             Cleared::Wholly
-        } else if is_readable {
+        } else if is_readable && after != before {
             Cleared::NotYet
         } else {
             Cleared::Stuck
@@ -267,11 +287,10 @@ impl BlobStore {
         let at = scanned.location;
         let body = match self.body(scanned, &range) {
             Ok(body) => body,
-            Err(error @ LogError::Corrupt { .. }) => {
+            Err(error) => {
                 self.tell_damage(blob, scanned, range, error);
                 return Ok(false);
             }
-            Err(error) => return Err(error.into()),
         };
         let record = record(scanned, range.clone(), scanned.seq, body);
         self.log.room().await?;

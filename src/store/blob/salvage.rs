@@ -80,9 +80,9 @@ impl Salvage {
         let log = log::salvage::Salvage::open(disk)?;
         let mut records = Vec::new();
         // The read head has only what S3 has too.
-        log.visit(&mut |scanned| records.extend((scanned.end != Position::default()).then_some(scanned)))?;
+        log.visit(&mut |scanned| records.extend((scanned.end != Position::default()).then_some(scanned)));
         records.sort_by_key(|scanned| scanned.seq);
-        let hints = log.names()?;
+        let hints = log.names();
         let (blobs, known, copies) = (BTreeMap::new(), HashSet::new(), HashMap::new());
         let mut salvage = Self { log, blobs, known, copies, names: Names::default(), hints };
         for scanned in records {

@@ -8,7 +8,8 @@
 //!    is noticed even where what follows is whole. Every record carries the durable mark of its time: the highest is what
 //!    is known to have been durable.
 //! 3. *The end.* A gap at or below the mark is corruption: reported, and the log goes on behind it. The first gap above the mark,
-//!    or the first batch above it with a wrong body checksum, ends the log.
+//!    or the first batch above it with a wrong body checksum, ends the log. What the disk cannot read is such a gap, and reported too; only a
+//!    disk that can read hardly anything refuses the start.
 //! 4. *Replay.* Whole batches up to the end are visited; then what a dead process had not flushed is flushed, and the log
 //!    goes on in a fresh segment (opened by the first append), whose header cuts off whatever is behind the end.
 
@@ -80,7 +81,7 @@ pub fn open(
     let (chain, reached) = files.chain(checkpoint);
     let mut walked = Walked { last_seq: seq_floor, mark: checkpoint, spans: Vec::new() };
     for (index, link) in chain.iter().enumerate() {
-        walked.segment(index, link, checkpoint)?;
+        walked.segment(index, link, checkpoint, &mut damage)?;
     }
     files.check_reach(reached, checkpoint, walked.mark)?;
     if !files.any && checkpoint != Position::default() {
@@ -269,7 +270,7 @@ struct Walked {
 }
 
 impl Walked {
-    fn segment(&mut self, index: usize, link: &Link, checkpoint: Position) -> Result<(), LogError> {
+    fn segment(&mut self, index: usize, link: &Link, checkpoint: Position, damage: &mut Vec<String>) -> Result<(), LogError> {
         let segment = &*link.segment;
         let header = &segment.header;
         self.mark = self.mark.max(header.mark);
@@ -292,6 +293,9 @@ impl Walked {
             }
             let previous = segment.position(first.batch_previous);
             self.spans.push(Span { previous, end: segment.position(at), at: first.at, segment: index });
+        }
+        if walk.is_unreadable() {
+            damage.push(format!("the disk cannot read some blocks of {}", segment::file_name(segment.slot())));
         }
         Ok(())
     }
@@ -350,11 +354,11 @@ impl Replay<'_> {
                     self.records += batch.len() as u64;
                     batch.into_iter().filter(|found| found.record.kind != Kind::Footer).for_each(&mut *visit);
                 }
-                Some(Err(LogError::Corrupt { reason, .. })) if durable => {
-                    self.damage.push(format!("the batch that ends at {} is damaged: {reason}", span.end));
+                Some(Err(error @ (LogError::Corrupt { .. } | LogError::Disk(_)))) if durable => {
+                    self.damage.push(format!("the batch that ends at {} is damaged: {error}", span.end));
                 }
                 None if durable => self.damage.push(format!("the batch that ends at {} is unreadable", span.end)),
-                Some(Err(LogError::Corrupt { .. })) | None => {
+                Some(Err(LogError::Corrupt { .. } | LogError::Disk(_))) | None => {
                     self.unsynced.pop();
                     return Ok(span.previous.max(self.mark));
                 }
@@ -417,7 +421,7 @@ fn scan_all(segment: &Segment, tail: u32) -> Result<Vec<Scanned>, LogError> {
         let end = if segment.header.read_head { Position::default() } else { segment.position(at) };
         match read_batch(segment, &headers, end, true) {
             Ok(batch) => found.extend(batch),
-            Err(LogError::Corrupt { .. }) => {}
+            Err(LogError::Corrupt { .. } | LogError::Disk(_)) => {}
             Err(error) => return Err(error),
         }
     }

@@ -1,5 +1,7 @@
 //! Reading a log without its database: every whole record of every segment that can still be read, and who it belonged to.
 //!
+//! A segment that the disk cannot read keeps no other from being read.
+//!
 //! What lives here: [`Salvage`], for `tidegate check --salvage`. It opens files for reading only in effect: nothing is
 //! written, nothing is decided. Segments that were freed and not used again yet are read too, so their records may be
 //! outdated: the highest number counts, as in any replay.
@@ -28,10 +30,10 @@ impl Salvage {
         let (mut segments, mut unreadable) = (BTreeMap::new(), Vec::new());
         for (name, _) in disk.list()? {
             let Some(slot) = segment::slot_of(&name) else { continue };
-            match Segment::load(disk.open(&name)?)? {
-                Ok(segment) => drop(segments.insert(slot, segment)),
-                Err(NotASegment::Unused) => {}
-                Err(_) => unreadable.push(name),
+            match Segment::load(disk.open(&name)?) {
+                Ok(Ok(segment)) => drop(segments.insert(slot, segment)),
+                Ok(Err(NotASegment::Unused)) => {}
+                Ok(Err(_)) | Err(_) => unreadable.push(name),
             }
         }
         Ok(Self { segments, unreadable })
@@ -43,31 +45,28 @@ impl Salvage {
     }
 
     /// Visits every whole record, write head first in its order, then the read head's; bodies of `Data` are left out.
-    ///
-    /// # Errors
-    /// `Disk`.
-    pub fn visit(&self, visit: &mut dyn FnMut(Scanned)) -> Result<(), LogError> {
+    pub fn visit(&self, visit: &mut dyn FnMut(Scanned)) {
         let mut ordered: Vec<&Segment> = self.segments.values().collect();
         ordered.sort_by_key(|segment| (segment.header.read_head, segment.header.ordinal));
         for segment in ordered {
-            recover::scan(segment, u32::MAX)?.into_iter().for_each(&mut *visit);
+            match recover::scan(segment, u32::MAX) {
+                Ok(records) => records.into_iter().for_each(&mut *visit),
+                Err(error) => tracing::warn!(slot = segment.slot(), %error, "a segment cannot be read, and is passed over"),
+            }
         }
-        Ok(())
     }
 
     /// What the footers say of each blob: its owner and its last name, the newest footer winning.
-    ///
-    /// # Errors
-    /// `Disk`.
-    pub fn names(&self) -> Result<BTreeMap<BlobId, (OwnerId, Vec<u8>)>, LogError> {
+    pub fn names(&self) -> BTreeMap<BlobId, (OwnerId, Vec<u8>)> {
         let mut ordered: Vec<&Segment> = self.segments.values().filter(|segment| !segment.header.read_head).collect();
         ordered.sort_by_key(|segment| segment.header.ordinal);
         let mut names = BTreeMap::new();
         for segment in ordered {
-            let footer = recover::footer(segment)?.and_then(|body| format::decode_footer(&body)).unwrap_or_default();
+            let footer =
+                recover::footer(segment).unwrap_or_default().and_then(|body| format::decode_footer(&body)).unwrap_or_default();
             names.extend(footer.into_iter().map(|(blob, owner, name)| (blob, (owner, name))));
         }
-        Ok(names)
+        names
     }
 
     /// As [`super::Log::read`].

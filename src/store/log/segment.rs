@@ -1,7 +1,8 @@
 //! One segment file in one life: reading a record by its place, and walking from batch to batch.
 //!
 //! Invariants: a [`Segment`] never changes; who holds one may read it while its file is already recycled, and is told
-//! `Corrupt` then. Lengths from the disk are used only after the record's checksum and bounds were checked.
+//! `Corrupt` then. Lengths from the disk are used only after the record's checksum and bounds were checked. A block that the disk
+//! cannot read is damage like a wrong checksum, and takes nothing with it but itself ([`read_around`]); a disk that reads nothing is an error.
 
 use std::cell::RefCell;
 use std::io;
@@ -26,6 +27,38 @@ pub fn slot_of(name: &str) -> Option<u32> {
     (file_name(slot) == name).then_some(slot)
 }
 
+/// What the disk could not read.
+pub struct Unreadable {
+    pub bytes: u64,
+    /// Of the first block.
+    pub error: io::Error,
+}
+
+/// Fills `buf` from `at`. Blocks that the disk cannot read become zeros, which no checksum takes for what was there.
+pub fn read_around(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> Result<(), Unreadable> {
+    let Err(error) = file.read_at(buf, at) else { return Ok(()) };
+    let mut unreadable = Unreadable { bytes: 0, error };
+    let (mut at, mut rest) = (at, buf);
+    while !rest.is_empty() {
+        let len = (BLOCK_BYTES - at as usize % BLOCK_BYTES).min(rest.len());
+        let (block, later) = rest.split_at_mut(len);
+        if file.read_at(block, at).is_err() {
+            block.fill(0);
+            unreadable.bytes += len as u64;
+        }
+        (at, rest) = (at + len as u64, later);
+    }
+    if unreadable.bytes == 0 { Ok(()) } else { Err(unreadable) }
+}
+
+/// As [`read_around`], where some of it can be read.
+fn read_some(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Result<()> {
+    match read_around(file, buf, at) {
+        Err(unreadable) if unreadable.bytes == buf.len() as u64 => Err(unreadable.error),
+        _ => Ok(()),
+    }
+}
+
 /// One life of one segment file.
 pub struct Segment {
     pub header: SegmentHeader,
@@ -43,17 +76,19 @@ impl Segment {
     /// Reads the header of a segment file: the first whole one of its two copies.
     pub fn load(file: Arc<dyn DiskFile>) -> io::Result<Result<Self, NotASegment>> {
         let mut bytes = vec![0; HEADER_BYTES as usize];
-        match file.read_at(&mut bytes, 0) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Err(NotASegment::Damaged)),
-            Err(error) => return Err(error),
+        if file.len_bytes()? < bytes.len() as u64 {
+            return Ok(Err(NotASegment::Damaged));
         }
+        let is_read = match read_around(&*file, &mut bytes, 0) {
+            Err(unreadable) if unreadable.bytes == bytes.len() as u64 => return Err(unreadable.error),
+            whole => whole.is_ok(),
+        };
         let first = SegmentHeader::decode(&bytes);
         let header = match first {
             Err(NotASegment::Damaged) => SegmentHeader::decode(&bytes[BLOCK_BYTES..]),
             decided => decided,
         };
-        if header == Err(NotASegment::Damaged) && bytes.iter().all(|byte| *byte == 0) {
+        if header == Err(NotASegment::Damaged) && is_read && bytes.iter().all(|byte| *byte == 0) {
             return Ok(Err(NotASegment::Unused));
         }
         let suspect = bytes[SUSPECT_AT..].starts_with(&SUSPECT);
@@ -107,7 +142,7 @@ impl Segment {
         let guess = RECORD_HEADER_MAX + if inline <= 4 * BLOCK_BYTES { inline } else { 0 };
         let left = self.bytes().saturating_sub(u64::from(at));
         head.resize(guess.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);
-        self.file.read_at(head, u64::from(at))?;
+        read_some(&*self.file, head, u64::from(at))?;
         let header = RecordHeader::decode(head, &self.header.life, self.seed, at, self.bytes())
             .ok_or_else(|| self.corrupt(at, "no record of this life begins here"))?;
         let end = u64::from(skip) + buf.len() as u64;
@@ -146,7 +181,7 @@ impl Segment {
     /// Fills `buf` from the beginning of unit `unit` on.
     fn read_units(&self, header: &RecordHeader, head: &[u8], unit: usize, buf: &mut [u8]) -> Result<(), LogError> {
         let start = unit * BLOCK_BYTES;
-        self.file.read_at(buf, header.body_at as u64 + start as u64)?;
+        read_some(&*self.file, buf, header.body_at as u64 + start as u64)?;
         let to_end = start + buf.len() == header.body_len as usize;
         for (index, bytes) in buf.chunks(BLOCK_BYTES).enumerate() {
             if bytes.len() == BLOCK_BYTES || to_end {
@@ -182,16 +217,25 @@ pub struct Walk<'a> {
     window_at: u32,
     /// Nothing at or beyond this offset is looked at.
     limit: u32,
+    /// What the disk could not read, in bytes (about: windows overlap).
+    unreadable_bytes: u64,
 }
 
 /// How much a walk reads at once.
 const WINDOW_BYTES: usize = 64 << 10;
+/// A walk fails where more than this part of a segment cannot be read.
+const UNREADABLE_PART: u64 = 4;
 
 impl<'a> Walk<'a> {
     /// A walk that ends before `limit` (an offset).
     pub fn new(segment: &'a Segment, limit: u32) -> Self {
         let end = u32::try_from(segment.bytes()).unwrap_or(u32::MAX);
-        Self { segment, window: Vec::new(), window_at: 0, limit: limit.min(end) }
+        Self { segment, window: Vec::new(), window_at: 0, limit: limit.min(end), unreadable_bytes: 0 }
+    }
+
+    /// Whether the disk could not read some of what was looked at.
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable_bytes > 0
     }
 
     /// At least `wanted` bytes from `at` on, fewer at the end of the segment.
@@ -202,9 +246,13 @@ impl<'a> Walk<'a> {
         if !have {
             self.window.resize(WINDOW_BYTES.max(wanted).min(left), 0);
             self.window_at = at;
-            if let Err(error) = self.segment.file.read_at(&mut self.window, u64::from(at)) {
-                self.window.clear();
-                return Err(error);
+            if let Err(unreadable) = read_around(&*self.segment.file, &mut self.window, u64::from(at)) {
+                self.unreadable_bytes += unreadable.bytes;
+                // So much is no damage any more: the disk fails.
+                if self.unreadable_bytes > self.segment.bytes() / UNREADABLE_PART {
+                    self.window.clear();
+                    return Err(unreadable.error);
+                }
             }
         }
         Ok(&self.window[(at - self.window_at) as usize..])

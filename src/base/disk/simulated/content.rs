@@ -1,6 +1,6 @@
 //! One file of the simulated disk: pages, and what of them a power loss or a failed sync takes back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub struct Content {
     pub len_bytes: u64,
     pages: Vec<Option<Arc<Page>>>,
     pub dirty: HashMap<usize, Dirty>,
+    /// Sectors that cannot be read until they are written.
+    pub bad: BTreeSet<u64>,
 }
 
 /// The sectors of one page that `start..end` (bytes in the page) touches.
@@ -56,12 +58,16 @@ fn with_sectors(to: &mut Page, from: &Page, mask: u8) {
 impl Content {
     pub fn new(len_bytes: u64) -> Self {
         let pages = usize::try_from(len_bytes).unwrap_or(0).div_ceil(PAGE_BYTES);
-        Self { len_bytes, pages: vec![None; pages], dirty: HashMap::new() }
+        Self { len_bytes, pages: vec![None; pages], dirty: HashMap::new(), bad: BTreeSet::new() }
     }
 
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         if offset.saturating_add(buf.len() as u64) > self.len_bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let touched = offset / SECTOR_BYTES as u64..(offset + buf.len() as u64).div_ceil(SECTOR_BYTES as u64);
+        if self.bad.range(touched).next().is_some() {
+            return Err(io::Error::other("simulated: a sector cannot be read"));
         }
         let mut at = usize::try_from(offset).unwrap_or(0);
         let mut rest = buf;
@@ -80,6 +86,8 @@ impl Content {
 
     /// The caller has checked the range.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        self.bad.retain(|sector| sector * (SECTOR_BYTES as u64) < offset || (sector + 1) * SECTOR_BYTES as u64 > end);
         let mut at = usize::try_from(offset).unwrap_or(0);
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -144,7 +152,7 @@ impl Content {
             }
             pages[*index] = Some(Arc::new(page));
         }
-        Self { len_bytes: self.len_bytes, pages, dirty: HashMap::new() }
+        Self { len_bytes: self.len_bytes, pages, dirty: HashMap::new(), bad: self.bad.clone() }
     }
 }
 

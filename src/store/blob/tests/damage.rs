@@ -190,3 +190,73 @@ async fn an_old_database_or_none_is_caught_up_from_the_log() {
         store.test_accounts().await;
     }
 }
+
+/// Where the disk has these bytes.
+fn place_of(world: &World, needle: &[u8]) -> (String, u64) {
+    for (name, len_bytes) in world.disk.list().unwrap() {
+        let mut content = vec![0; len_bytes as usize];
+        world.disk.peek(&name, 0, &mut content);
+        if let Some(at) = content.windows(needle.len()).position(|window| window == needle) {
+            return (name, at as u64);
+        }
+    }
+    panic!("not on the disk");
+}
+
+/// A store with a segment in which only `data` of the blob lives, and which is worth to be reclaimed.
+async fn sparse_segment(world: &World, data: &bytes::Bytes) -> (std::sync::Arc<BlobStore>, BlobId) {
+    let store = world.open().await;
+    let (id, dead) = (store.test_create().await, store.test_create().await);
+    store.write(id, 0, data.clone(), Patience::Default).await.unwrap();
+    store.write(dead, 0, bytes(3, 300_000), Patience::Default).await.unwrap();
+    store.sync().await.unwrap();
+    store.test_seal();
+    store.write(dead, 0, bytes(4, 300_000), Patience::Default).await.unwrap();
+    store.sync().await.unwrap();
+    (store, id)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sector_that_cannot_be_read_keeps_its_segment_and_no_other() {
+    // Of the body, and of the record's header.
+    for back_bytes in [-50_000_i64, 4096] {
+        let world = World::new(12, 1);
+        let data = bytes(1, 100_000);
+        let (store, id) = sparse_segment(&world, &data).await;
+        let (name, at) = place_of(&world, &data[..64]);
+        let at = at.checked_add_signed(-back_bytes).unwrap();
+        world.disk.fail_reads(&name, at..at + 1);
+        // Another one, all dead, that is chosen later than the one that cannot be read.
+        let other = store.test_create().await;
+        store.write(other, 0, bytes(5, 100_000), Patience::Default).await.unwrap();
+        store.test_seal();
+        store.write(other, 0, bytes(6, 100_000), Patience::Default).await.unwrap();
+        store.sync().await.unwrap();
+        let mut freed = 0;
+        for _ in 0..3 {
+            freed += store.reclaim().await.unwrap();
+        }
+        assert!(freed >= 1, "the readable segments are free");
+        let is_left = || store.log.segments().iter().any(|info| name.contains(&format!("{:06}", info.slot)));
+        assert!(is_left(), "the other is left");
+        assert_eq!(store.read(other, 0..100_000).await.unwrap().concat(), bytes(6, 100_000));
+        // What is overwritten lives there no more: the segment is free, readable or not.
+        store.write(id, 0, bytes(7, 100_000), Patience::Default).await.unwrap();
+        store.sync().await.unwrap();
+        assert!(store.reclaim().await.unwrap() >= 1 && !is_left());
+        store.test_accounts().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_without_life_is_freed_unread() {
+    let world = World::new(12, 1);
+    let data = bytes(1, 100_000);
+    let (store, id) = sparse_segment(&world, &data).await;
+    store.write(id, 0, bytes(2, 100_000), Patience::Default).await.unwrap();
+    store.sync().await.unwrap();
+    let (name, _) = place_of(&world, &data[..64]);
+    world.disk.fail_reads(&name, 8192..1 << 20);
+    assert_eq!(store.reclaim().await.unwrap(), 1);
+    assert_eq!(store.test_read(id).await.unwrap(), bytes(2, 100_000));
+}

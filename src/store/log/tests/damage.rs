@@ -215,3 +215,63 @@ async fn a_log_that_is_not_this_databases_is_refused_and_not_touched() {
     assert!(matches!(try_open(&disk, 8, Position::default()), Err(LogError::Refused(_))));
     assert_eq!(disk.counts().operations, before);
 }
+
+#[tokio::test]
+async fn unreadable_blocks_below_the_mark_are_reported_and_the_rest_is_replayed() {
+    let disk = disk();
+    let (log, kept) = committed(&disk, 10).await;
+    let last = log.written();
+    for (victim, batch) in kept.iter().enumerate().take(9) {
+        for record in 0..2 {
+            let location = batch.records[record].1;
+            let disk = disk.process_death();
+            let at = u64::from(location.offset_bytes);
+            disk.fail_reads(&file(location.slot), at..at + 1);
+            let world = open(&disk, 8, Position::default());
+            assert!(!world.recovered.damage.is_empty());
+            let others = kept.iter().enumerate().filter(|(index, _)| *index != victim).flat_map(|(_, batch)| &batch.records);
+            assert_eq!(seqs(&world.found), others.map(|record| record.0.0).collect::<Vec<_>>(), "batch {victim}");
+            assert_eq!(world.recovered.end, last);
+            // What shares a block with what cannot be read is lost with it, and nothing else.
+            assert_eq!(world.log.scan(location.slot).unwrap().len(), 27);
+            assert_eq!(read(&world.log, kept[9].records[2].1, 40_000).unwrap(), bytes(9, 40_000));
+        }
+    }
+}
+
+#[tokio::test]
+async fn unreadable_blocks_above_the_mark_end_the_log_and_are_reported() {
+    let disk = disk();
+    let (_, kept) = committed(&disk, 5).await;
+    let newest = kept[4].records[0].1;
+    for at in [newest.offset_bytes, format::place(kept[4].records[2].1.offset_bytes, 40_000).0 + 8192] {
+        let disk = disk.process_death();
+        disk.fail_reads(&file(newest.slot), u64::from(at)..u64::from(at) + 1);
+        let world = open(&disk, 8, Position::default());
+        assert_eq!((world.found.len(), world.recovered.damage.len()), (12, 1), "{:?}", world.recovered.damage);
+        assert_eq!(world.recovered.end, kept[3].end);
+        world.log.append(Class::Write, &[name(b"after")]).unwrap();
+        world.log.commit().await.unwrap();
+        assert_eq!(open(&disk.process_death(), 8, Position::default()).found.len(), 13);
+    }
+}
+
+#[tokio::test]
+async fn one_unreadable_copy_of_a_segment_header_does_no_harm_a_dead_disk_refuses_the_start() {
+    let disk = disk();
+    let (_, kept) = committed(&disk, 5).await;
+    let slot = kept[0].records[0].1.slot;
+    let half = disk.process_death();
+    half.fail_reads(&file(slot), 0..4096);
+    let world = open(&half, 8, Position::default());
+    assert_eq!((world.found.len(), world.recovered.damage.len()), (15, 0));
+    drop(world);
+    let dead = half.process_death();
+    for from in [0, 8192] {
+        let dead = dead.process_death();
+        dead.fail_reads(&file(slot), from..1 << 20);
+        let before = dead.counts().operations;
+        assert!(matches!(try_open(&dead, 8, Position::default()), Err(LogError::Disk(_))));
+        assert_eq!(dead.counts().operations, before, "nothing was changed");
+    }
+}
