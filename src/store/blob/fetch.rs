@@ -86,7 +86,8 @@ impl Fetches {
     }
 }
 
-/// The runs that a remote part waits for, in order.
+/// The runs that a remote part waits for, in order. Together they may have less than it: a run ends where the blob's remote bytes ended
+/// when it began.
 pub(super) struct Fetching(Vec<Arc<Run>>);
 
 impl Fetching {

@@ -1,7 +1,7 @@
 //! Reading: a plan under the blob's lock says where each byte is, then the bytes are got without it.
 //!
 //! What the log has never changes in its place, and what S3 has is pinned by its source; only a segment may be freed in
-//! between, which the log tells: then the plan is made again. A damaged record is dropped and fetched again where it was
+//! between, which the log tells, or a run be shorter than what is wanted of it: then the plan is made again. A damaged record is dropped and fetched again where it was
 //! clean; else its bytes are lost, and said to be, and no others.
 
 use std::ops::Range;
@@ -162,8 +162,12 @@ impl BlobStore {
             match group {
                 Ok(bytes) => out.extend(bytes),
                 Err((remote, fetching)) => {
-                    let bytes = fetching.bytes(&remote.range).await;
-                    out.extend(bytes.map_err(|error| Self::on_fetch_error(blob, remote, error))?);
+                    let bytes = fetching.bytes(&remote.range).await.map_err(|error| Self::on_fetch_error(blob, remote, error))?;
+                    if bytes.iter().map(|part| part.len() as u64).sum::<u64>() != remote.range.end - remote.range.start {
+                        // The blob was cut after the plan, and a run for what was left is shorter than what is wanted.
+                        return Err(Failed::Stale(FetchError::Changed.into()));
+                    }
+                    out.extend(bytes);
                 }
             }
         }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::adopt::{self, Kin, Mark, Verdict, Write};
 use super::budget::Progress;
 use super::pending::UploadState as State;
-use super::run::{Content, Failure, Runner, Suspect, covers, is_source_changed};
+use super::run::{Content, Failure, Runner, Suspect, check_length, covers, is_source_changed};
 use super::{Done, Op, digest};
 use crate::base::id::Seq;
 use crate::base::range;
@@ -260,6 +260,7 @@ impl Runner {
             Err(error) if is_source_changed(&error) => return Err(Stop::SourceChanged),
             slices => slices?,
         };
+        check_length(&slices, size_bytes)?;
         let leaves = if digestible { digest::leaves(&slices).await } else { Vec::new() };
         self.counts.add("part");
         match self.bucket.multipart_part(key, upload, number, Body(slices)).await {

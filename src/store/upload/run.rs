@@ -7,6 +7,7 @@
 //! - Whatever comes from the operation's own source (a copy's source, the base of parts, remote bytes of the blob) being gone or replaced is
 //!   [`Done::SourceChanged`], never a failure.
 //! - The names and attributes that an operation writes, and the intent to write them, are durable here before its request is sent.
+//! - A body has as many bytes as its generation, or is not sent.
 //! - A failure that leaves the outcome open carries a [`Suspect`]; it is looked at before anything else is done for its subject.
 
 use std::sync::Arc;
@@ -112,6 +113,15 @@ pub(super) fn is_source_changed(error: &BlobError) -> bool {
     matches!(error, BlobError::Fetch(FetchError::Changed | FetchError::Object(ObjectError::NotFound)))
 }
 
+/// A body is sent only whole: what is recorded of an object is the generation's length.
+pub(super) fn check_length(slices: &[Bytes], len_bytes: u64) -> Result<(), Failure> {
+    let read_bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+    if read_bytes == len_bytes {
+        return Ok(());
+    }
+    Err(Failure { text: format!("{read_bytes} of {len_bytes} bytes could be read"), endpoint: false, suspect: None })
+}
+
 impl Runner {
     /// Runs anything but a delete.
     pub(super) async fn run(&self, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
@@ -175,6 +185,7 @@ impl Runner {
             Err(error) if is_source_changed(&error) => return Ok(Done::SourceChanged),
             slices => slices?,
         };
+        check_length(&slices, generation.len_bytes)?;
         let digest = digest::root(&digest::leaves(&slices).await);
         let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: None };
         if unless_digest.as_ref() == Some(&digest) {

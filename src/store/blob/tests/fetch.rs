@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::world::{OWNER, Remote, World, bytes};
 use crate::base::id::{BlobId, OwnerId};
+use crate::store::blob::state::State;
 use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, FetchError, Patience, Portion};
 use crate::store::object::ObjectError;
 
@@ -159,4 +161,34 @@ async fn dead_buckets_do_not_keep_another_owner_from_reading() {
     let begun = tokio::time::Instant::now();
     assert!(store.test_read(id).await.unwrap() == data);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_cut_shorter_than_a_plan_is_not_taken_for_it() {
+    let world = World::new(24, 1);
+    let store = world.open().await;
+    let data = bytes(1, 3_000_000);
+    for frozen in [false, true] {
+        let id = foreign(&store, &world, &data).await;
+        let generation = store.freeze(id).await.unwrap();
+        *world.remote.delay.lock() = Duration::from_millis(50);
+        let blob = store.blob(id).await.unwrap();
+        // Somebody plans; before he fetches, the blob is cut, and somebody else fetches what is left of it.
+        let early = Mutex::new(Some(blob.state.lock().plan(0..3_000_000).unwrap()));
+        store.test_apply(BlobChange::SetLength { id, len_bytes: 500_000 }).await;
+        let other = tokio::spawn({
+            let store = store.clone();
+            async move { store.read(id, 0..1_000).await }
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let plan = |state: &mut State| match early.lock().take() {
+            Some(early) => Ok(early),
+            None if frozen => state.plan_frozen(generation.id, 0..3_000_000),
+            None => state.plan(0..500_000),
+        };
+        let read = store.read_planned(&blob, plan).await.unwrap().concat();
+        assert_eq!(read.len(), if frozen { 3_000_000 } else { 500_000 });
+        assert!(read == data[..read.len()]);
+        assert_eq!(other.await.unwrap().unwrap().concat(), &data[..1_000]);
+    }
 }
