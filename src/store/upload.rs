@@ -23,7 +23,8 @@
 //!    ([`Done::Conflict`]). Nothing foreign is ever overwritten or deleted unseen: conditions where the endpoint honours them, else a HEAD
 //!    just before.
 //! 5. Failed attempts back off with full jitter up to `backoff_max`; a failing job holds its own keys only while it runs, and holds up no
-//!    other owner. Nothing gives up for ever.
+//!    other owner. Nothing gives up for ever. Only what tells of the whole endpoint (no answer, 5xx, no such bucket) makes all jobs of an owner wait,
+//!    and not who is in `finish`: keys that a policy denies are their own jobs' trouble.
 //! 6. Bodies in memory are bounded by `memory_bytes` over all owners, each of which leaves room for others and has its own concurrency.
 
 mod adopt;
@@ -396,7 +397,7 @@ impl Uploader {
         let Some(owner) = self.owner(owner) else { return Err("nothing is uploaded now".into()) };
         let mut ended = owner.ended.subscribe();
         let Some(serial) = owner.queue.lock().serial(subject) else { return Ok(()) };
-        owner.hurry([subject]);
+        owner.press(subject);
         let mut deadline = Instant::now() + limit;
         let (mut sent_bytes, mut moves) = owner.queue.lock().pace(subject);
         loop {

@@ -91,10 +91,8 @@ impl Content {
 
 impl From<ObjectError> for Failure {
     fn from(error: ObjectError) -> Self {
-        let endpoint = matches!(
-            error,
-            ObjectError::Unavailable { .. } | ObjectError::SlowDown | ObjectError::Denied(_) | ObjectError::NoSuchBucket(_)
-        );
+        // What is denied may be denied for this key alone.
+        let endpoint = matches!(error, ObjectError::Unavailable { .. } | ObjectError::SlowDown | ObjectError::NoSuchBucket(_));
         Self { text: error.to_string(), endpoint, suspect: None }
     }
 }

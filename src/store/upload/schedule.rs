@@ -113,6 +113,12 @@ impl Owner {
         self.changed.notify_one();
     }
 
+    /// As [`Self::hurry`], for somebody who waits for this job.
+    pub(super) fn press(&self, subject: u64) {
+        self.queue.lock().press(subject, Instant::now());
+        self.changed.notify_one();
+    }
+
     /// Starts nothing more; what runs is given `grace`, or all the time that it needs.
     pub(super) fn stop(&self, grace: Option<Duration>) {
         let grace_ms = grace.map_or(-1, |grace| i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));

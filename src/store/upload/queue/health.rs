@@ -34,8 +34,11 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// It failed once more.
+    /// It failed once more. In a quiet time that is no news (who was under way, who pressed), and the others wait no longer for it.
     pub(super) fn failed(&mut self, now: Instant, backoff: &mut Backoff) {
+        if self.quiet_until().is_some_and(|until| until > now) {
+            return;
+        }
         self.failures = self.failures.saturating_add(1);
         self.quiet_until = Some(now + backoff.wait(self.failures.saturating_sub(TROUBLE)));
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::world::{Model, OWNER, Wants, Whole, World, small_parts, small_settings};
 use crate::base::id::OwnerId;
 use crate::store::blob::Portion;
-use crate::store::object::fault::{Action, Death, Faults, Rule};
+use crate::store::object::fault::{Action, Death, Faults, Keys, Rule};
 use crate::store::object::layer::{Kind, layered};
 use crate::store::object::memory::MemoryStore;
+use crate::store::object::{ObjectError, Outcome};
 use crate::store::upload::Settings;
 
 const LONG: Action = Action::Delay(Duration::from_secs(5)..Duration::from_secs(6));
@@ -206,4 +207,46 @@ async fn close_lets_what_runs_end_within_its_grace() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     gateway.uploader.close(Duration::from_secs(60)).await;
     assert_eq!(world.objects(), world.wanted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_denied_hold_up_no_others() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    world.faults.add(Rule::new(Action::Refuse(ObjectError::Denied("by a policy".into()))).at(Keys::Below("denied/".into())));
+    for subject in 1..=500 {
+        gateway.create(subject, &format!("denied/{subject}"), b"content").await;
+    }
+    for subject in 501..=600 {
+        gateway.create(subject, &format!("k{subject}"), b"content").await;
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.store.keys().len(), 100);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    gateway.create(1_000, "late", b"content").await;
+    assert_eq!(gateway.uploader.finish(OWNER, 1_000, Duration::from_secs(3)).await, Ok(()));
+    world.faults.heal();
+    gateway.drain().await;
+    assert_eq!(world.objects(), world.wanted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_the_endpoint_fails_at_let_others_go_first() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    let broken = ObjectError::Unavailable { reason: "500".into(), outcome: Outcome::Refused };
+    world.faults.add(Rule::new(Action::Refuse(broken)).at(Keys::Below("broken/".into())));
+    for subject in 1..=50 {
+        gateway.create(subject, &format!("broken/{subject}"), b"content").await;
+    }
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    // Who waits is tried at once.
+    gateway.create(1_000, "waited for", b"content").await;
+    assert_eq!(gateway.uploader.finish(OWNER, 1_000, Duration::from_secs(1)).await, Ok(()));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for subject in 1_001..=1_100 {
+        gateway.create(subject, &format!("k{subject}"), b"content").await;
+    }
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    assert_eq!(world.store.keys().len(), 101);
 }
