@@ -435,6 +435,11 @@ impl Uploader {
         })
     }
 
+    /// Whether [`Self::touched_since`] still tells keys apart for this time.
+    pub fn remembers(&self, owner: OwnerId, since_ns: i64) -> bool {
+        self.owner(owner).is_none_or(|owner| owner.finished.lock().reaches(since_ns))
+    }
+
     /// Whether what a job wrote or deletes now may be below this prefix, as far as its outcome is not recorded yet.
     pub fn touches_below(&self, owner: OwnerId, prefix: &str) -> bool {
         self.owner(owner).is_some_and(|owner| owner.runner.pending.writes_below(prefix))

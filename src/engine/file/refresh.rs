@@ -6,7 +6,7 @@
 //! Invariants:
 //! - A directory is listed by LIST alone, at most once per `refresh`, and only when somebody looks at it. A listing that fails costs nobody what is
 //!   known already.
-//! - A key that a job has, or that a job finished with since the listing was asked for, is ignored in it. So is what a directory that is
+//! - A key that a job has, or that a job finished with since its page of the listing was asked for, is ignored in it. So is what a directory that is
 //!   being moved still hides.
 //! - What is dirty here is never touched by a listing: its upload finds the foreign object by its precondition.
 //! - One HEAD per ETag of an object that is looked at, none for one that is only listed.
@@ -139,6 +139,7 @@ impl Share {
         let mut token = None;
         loop {
             let request = ListRequest { prefix: prefix.clone(), delimiter: Some("/".into()), token, ..ListRequest::default() };
+            merge.ask();
             let page = self.bucket.list(&request).await?;
             token = page.next.clone();
             merge.page(page).await?;

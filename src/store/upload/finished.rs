@@ -1,7 +1,7 @@
 //! Which keys were written or deleted lately, so that a listing that was asked for before is not believed about them.
 //!
 //! Invariant: the answer errs to "touched". What is forgotten (after [`AGE_MAX_NS`], or beyond [`KEYS_MAX`] keys) moves the horizon, and every key
-//! counts as touched since any time before the horizon.
+//! counts as touched since any time before the horizon: who asks about such a time learns nothing ([`Finished::reaches`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -41,9 +41,14 @@ impl Finished {
         }
     }
 
+    /// Whether everything since `since_ns` is still known.
+    pub(super) fn reaches(&self, since_ns: i64) -> bool {
+        since_ns > self.horizon_ns
+    }
+
     /// Whether an operation on `key` ended at or after `since_ns`.
     pub(super) fn since(&self, key: &str, since_ns: i64) -> bool {
-        since_ns <= self.horizon_ns || self.times.get(key).is_some_and(|at_ns| *at_ns >= since_ns)
+        !self.reaches(since_ns) || self.times.get(key).is_some_and(|at_ns| *at_ns >= since_ns)
     }
 }
 
@@ -60,6 +65,7 @@ mod tests {
         finished.add("b", 1_000 + AGE_MAX_NS + 1);
         assert!(finished.since("a", 1_000) && finished.since("c", 1_000));
         assert!(!finished.since("a", 1_001));
+        assert!(!finished.reaches(1_000) && finished.reaches(1_001));
         for key in 0..=KEYS_MAX as i64 {
             finished.add(&key.to_string(), 2_000 + AGE_MAX_NS + key);
         }

@@ -2,6 +2,8 @@
 //!
 //! Invariants: what is merged at a time is bounded, so a directory of a million files takes little memory and keeps nobody out for long; rows
 //! are changed under the directory's guard, after another look at them there. Of a file and a directory of one name the one that is known stays.
+//! What a page has is compared with what was done since *that page* was asked for: a listing may take longer than the uploader remembers. A page
+//! that took longer fails the listing, since nothing can be told of its keys; so a directory that counts as listed has all that was found.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,7 +31,10 @@ pub(super) struct Merge<'a> {
     prefix: String,
     /// Never listed before: nothing can be gone.
     is_first: bool,
+    /// When the listing began.
     asked_ns: i64,
+    /// When the page was asked for.
+    page_asked_ns: i64,
     /// Everything up to here (whole keys) was compared.
     compared: String,
     directories: HashSet<String>,
@@ -51,12 +56,18 @@ impl<'a> Merge<'a> {
             prefix,
             is_first,
             asked_ns,
+            page_asked_ns: asked_ns,
             directories: HashSet::new(),
             has_marker: false,
             has_hidden: false,
             changed: false,
             fresh_until: Some(COOKIE_FIRST),
         }
+    }
+
+    /// The next page is about to be asked for.
+    pub(super) fn ask(&mut self) {
+        self.page_asked_ns = self.share.now_ns();
     }
 
     /// One page: objects and directories, each ordered.
@@ -75,11 +86,14 @@ impl<'a> Merge<'a> {
                 self.compare(&listed, until).await?;
             }
         }
-        Ok(())
+        if self.share.uploader.remembers(self.share.owner, self.page_asked_ns) {
+            return Ok(());
+        }
+        Err(VfsError::Unavailable("the endpoint takes too long for a page of a listing".into()))
     }
 
     fn is_touched(&self, key: &str) -> bool {
-        self.share.uploader.touched_since(self.share.owner, key, self.asked_ns)
+        self.share.uploader.touched_since(self.share.owner, key, self.page_asked_ns)
     }
 
     async fn files(&mut self, objects: &[Listed]) -> Result<(), VfsError> {
@@ -162,7 +176,7 @@ impl<'a> Merge<'a> {
         let is_moving = if self.is_first { remote.moves.begins_below(prefix) } else { remote.moves.touches(prefix) };
         let uploader = &self.share.uploader;
         let is_written = self.is_touched(prefix) || uploader.touches_below(self.share.owner, prefix);
-        if remote.deleted.since(prefix, self.asked_ns) || is_moving || is_written {
+        if remote.deleted.since(prefix, self.page_asked_ns) || is_moving || is_written {
             return Ok(true);
         }
         Ok(!self.share.meta().objects(self.share.owner, prefix, prefix, 1).await?.is_empty())
@@ -287,6 +301,8 @@ impl<'a> Merge<'a> {
 
     /// Everything was listed: directories that are gone, the marker, and when this was.
     pub(super) async fn finish(mut self) -> Result<(), VfsError> {
+        // What no page had, any of them may have missed.
+        self.page_asked_ns = self.asked_ns;
         if !self.is_first {
             self.gone_directories().await?;
         }

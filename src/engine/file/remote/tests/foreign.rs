@@ -1,6 +1,7 @@
 //! What others do to the bucket shows up after `refresh`; what of ours they write over is kept beside theirs.
 
 use super::*;
+use crate::store::object::fault::{Action, Keys, Rule};
 
 async fn names(gateway: &Gateway, path: &str) -> Vec<String> {
     gateway.names(path).await.unwrap().into_iter().map(|(name, _)| name).collect()
@@ -203,4 +204,46 @@ async fn a_long_listing_comes_in_pages() {
     }
     world.let_listings_age().await;
     assert_eq!(gateway.names("d").await.unwrap().len(), 2500 - 834);
+}
+
+/// A world with a directory `w` and a listing of `big` that is slow in this way; its bucket has no deadline, as a listing of many pages has none.
+async fn slow_listing(keys: usize, slow: Action) -> (World, Gateway) {
+    let mut world = World::new();
+    world.bucket = layered(layered(world.store.clone(), world.faults.clone()), world.meter.clone());
+    world.faults.add(Rule::new(slow).on(Kind::List).at(Keys::Is("big/".into())));
+    let gateway = world.gateway("gw").await;
+    world.put("w/", "", &[]).await;
+    for index in 0..keys {
+        world.put(&format!("big/{index:04}"), "x", &[]).await;
+    }
+    assert_eq!(names(&gateway, "w").await, Vec::<String>::new());
+    assert_eq!(gateway.walk("big").await.unwrap().kind, NodeKind::Directory);
+    (world, gateway)
+}
+
+/// Writes, so that what was written first is no longer remembered.
+async fn write_and_forget(gateway: &Gateway) {
+    for wait_s in [1, 700] {
+        tokio::time::sleep(Duration::from_secs(wait_s)).await;
+        gateway.write("w/a", &format!("written after {wait_s}")).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_takes_long_drops_nothing_that_it_finds() {
+    let slow = Action::Delay(Duration::from_secs(301)..Duration::from_secs(302));
+    let (_world, gateway) = slow_listing(2_500, slow).await;
+    let (listed, ()) = tokio::join!(gateway.share.refresh("big"), write_and_forget(&gateway));
+    listed.unwrap();
+    assert_eq!(names(&gateway, "big").await.len(), 2_500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_older_than_what_is_remembered_is_no_listing() {
+    let slow = Action::DelayAnswer(Duration::from_secs(900)..Duration::from_secs(901));
+    let (world, gateway) = slow_listing(1, slow).await;
+    let (listed, ()) = tokio::join!(gateway.share.refresh("big"), write_and_forget(&gateway));
+    assert!(listed.is_err(), "what is listed counts as touched, and is not told to be absent");
+    world.faults.heal();
+    assert_eq!(names(&gateway, "big").await, vec!["0000"]);
 }
