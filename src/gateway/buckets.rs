@@ -1,9 +1,12 @@
 //! Puts the store of one bucket together: the endpoint that the configuration names, under the decorators.
 //!
-//! Invariant: an endpoint that does not answer does not keep a share from opening: what it can do is asked again until it answers.
+//! Invariant: an endpoint that does not answer does not keep a share from opening: what it can do is asked again until it answers. Nor does one that
+//! says what an operator has to mend (no such bucket, not allowed, not S3): a share waits only for what may pass by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use crate::config::{Endpoint, S3Config, ShareConfig};
 use crate::store::object::layer::{self, stack};
@@ -62,7 +65,9 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
     // A store that nobody uses any more is not asked any more.
     let store = Arc::downgrade(store);
     let (name, prefix, bucket, gateway) = (name.to_owned(), share.prefix.clone(), share.bucket.clone(), gateway.clone());
-    let looking = tokio::spawn(async move {
+    let (decided, first) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let mut undecided = Some(decided);
         let mut wait = Duration::from_secs(1);
         loop {
             let Some(asked) = store.upgrade() else { return };
@@ -77,7 +82,10 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
                     }
                     return;
                 }
-                Err(error) => gateway.notice(About::Endpoint(name.clone()), explain(&name, &bucket, &error)),
+                Err(error) => {
+                    gateway.notice(About::Endpoint(name.clone()), explain(&name, &bucket, &error));
+                    undecided = undecided.filter(|_| error.is_transient());
+                }
             }
             drop(asked);
             tokio::select! {
@@ -86,8 +94,8 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
             }
         }
     });
-    // The task goes on where this gives up.
-    let _ = tokio::time::timeout(FIRST_LOOK, looking).await;
+    // The task goes on where this gives up. It lets go of its end when the endpoint has said what it is.
+    let _ = tokio::time::timeout(FIRST_LOOK, first).await;
 }
 
 fn explain(name: &str, bucket: &str, error: &ObjectError) -> String {

@@ -1,8 +1,10 @@
 """Shares as they are changed, drained and promised: live settings, fsync that means S3, what does not fit into S3's metadata, long paths."""
 
 import errno
+import http.server
 import os
 import random
+import threading
 import time
 
 import pytest
@@ -198,3 +200,35 @@ def test_chains_and_swaps_of_names_come_out_right(gateway):
     client = gateway.s3()
     assert {key: client.get_object(Bucket="demo", Key=key)["Body"].read().decode() for key in gateway.bucket()} == expected
     assert {path.name: path.read_text() for path in gateway.mount.iterdir()} == expected
+
+
+def test_an_endpoint_that_is_no_s3_keeps_nobody_waiting(make_gateway):
+    rounds = []
+
+    class NotImplementedHere(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            if self.command == "POST":
+                # What a look at the endpoint ends with.
+                rounds.append(time.monotonic())
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(501)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), NotImplementedHere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        gateway = make_gateway(shares={"demo": f'bucket = "far"\n[s3]\nendpoint = "{endpoint}"\n[fuse]\nmount = "mnt/demo"\n'})
+        gateway.start(env={"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"})
+        # Looks come after 0, 1, 3, 7 s: the share did not wait for the third.
+        assert 1 <= len(rounds) <= 2, rounds
+        assert "501" in gateway.log.read_text()
+    finally:
+        server.shutdown()
+        server.server_close()
