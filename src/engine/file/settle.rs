@@ -9,7 +9,7 @@
 //! 3. dirty bytes, or bytes that S3 has nowhere: `PutBlob` at a key that the names give (its attributes go along);
 //! 4. the other keys that the names give: `Copy` from the node's own object;
 //! 5. attributes that differ: `Copy` in place, or `PutBytes` for what has no bytes of its own;
-//! 6. objects at keys that the names do not give: `Delete`.
+//! 6. objects at keys that the names do not give: `Delete`. Where the node's bytes are in one of them, another that has the same is their source first.
 //!
 //! So a rename is 4 and 6, a new file 3, a chmod 5, a removed file 6, and create + write + chmod + rename within the delay is 3 at the final key.
 //!
@@ -36,7 +36,7 @@ use bytes::Bytes;
 
 use crate::base::id::{NodeId, Seq};
 use crate::engine::file::{NodeKind, VfsError};
-use crate::store::blob::{Batch, BlobError, BlobInfo, FetchError};
+use crate::store::blob::{Batch, BlobChange, BlobError, BlobInfo, FetchError};
 use crate::store::meta::{Key, NodeRow, ObjectRow, Row};
 use crate::store::object::{Attributes, CopySource, ETag, ObjectError, Outcome};
 use crate::store::upload::{Done, Expected, Op, Plan, Planner};
@@ -375,7 +375,23 @@ impl Share {
         let overflow = self.encode(view.id, posix, "").overflow.map(|(name, _)| keys::overflow_key(&self.prefix, &name));
         let group = posix.link.as_ref().map(|group| keys::link_key(&self.prefix, group));
         let kept = |key: &str| view.desires(key) || overflow.as_deref() == Some(key) || group.as_deref() == Some(key);
+        self.leave_source(view).await?;
         self.delete_first(view, |object| !kept(&object.key)).await
+    }
+
+    /// Where the bytes are in an object that no name keeps, they are in another of the node's that has the same from now on. The uploader makes
+    /// that durable before it sends the delete.
+    async fn leave_source(&self, view: &View) -> Result<(), VfsError> {
+        let (Some(row), Some(source)) = (&view.row, view.source(&self.prefix)) else { return Ok(()) };
+        if row.blob.0 == 0 || view.desires(&source.key) {
+            return Ok(());
+        }
+        let same = |object: &&ObjectRow| view.desires(&object.key) && object.content_seq == source.content_seq;
+        let Some(heir) = view.objects.iter().find(same) else { return Ok(()) };
+        let mut batch = Batch::new();
+        batch.blob(BlobChange::Rebase { id: row.blob, source: source_of(heir).encode() });
+        self.apply(batch).await?;
+        Ok(())
     }
 
     /// A node without a name: its objects go, once nobody has it open.

@@ -41,6 +41,7 @@ impl Share {
         if self.is_busy(&known, by_its_job).await? {
             return Ok(false);
         }
+        tracing::debug!(key = object.key, node = %entry.node, "overwritten by somebody else: the file follows");
         let mut batch = Batch::new();
         let event = if known.row.links > 1 {
             self.part(entry, known.row, object, &mut batch).await?

@@ -227,3 +227,28 @@ async fn a_removed_tree_is_gone_there_too() {
     world.let_listings_age().await;
     assert_eq!(gateway.names("").await.unwrap(), vec![]);
 }
+
+/// The bytes of a file with several names are in one of its objects: that name may go.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_goes_leaves_the_bytes_to_the_others() {
+    for verb in ["remove", "rename"] {
+        let world = World::new();
+        let gateway = world.gateway("gw").await;
+        gateway.write("a", "hello").await.unwrap();
+        gateway.drain().await;
+        gateway.link("a", "b").await.unwrap();
+        gateway.drain().await;
+        assert_eq!(world.keys(), vec!["a", "b"]);
+        let node = gateway.walk("a").await.unwrap().node;
+        gateway.blobs.evict(gateway.share.node(node).await.unwrap().blob).await.unwrap();
+        if verb == "remove" {
+            gateway.remove("a").await.unwrap();
+        } else {
+            gateway.remove("b").await.unwrap();
+            gateway.rename("a", "b").await.unwrap();
+        }
+        gateway.drain().await;
+        assert_eq!(world.keys(), vec!["b"]);
+        assert_eq!(gateway.read("b").await.unwrap(), "hello", "{verb}");
+    }
+}
