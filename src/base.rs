@@ -8,3 +8,5 @@ pub mod disk;
 pub mod id;
 pub mod pool;
 pub mod range;
+#[cfg(test)]
+pub mod seeds;

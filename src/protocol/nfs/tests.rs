@@ -69,7 +69,7 @@ impl Served {
 
 /// Whether the full figures are asked for, which take long.
 pub(super) fn soak() -> bool {
-    std::env::var("TIDEGATE_SOAK").is_ok_and(|value| value == "1")
+    crate::base::seeds::is_soak()
 }
 
 /// What a failed call says.

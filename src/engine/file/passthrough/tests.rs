@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::base::seeds;
 use crate::engine::file::SetTime;
 use crate::engine::file::tests::{World, root, settings, user};
 
@@ -226,13 +227,12 @@ pub(crate) fn protects_links() -> bool {
     std::fs::read_to_string("/proc/sys/fs/protected_hardlinks").is_ok_and(|text| text.trim() != "0")
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_share_answers_as_the_kernel_does() {
+#[test]
+fn the_share_answers_as_the_kernel_does() {
     rustix::process::umask(Mode::empty());
     let is_root = rustix::process::getuid().is_root();
     let callers = if is_root { vec![root(), user(1001, &[1001, 50]), user(1002, &[1002, 50, 60])] } else { vec![root()] };
-    let count = std::env::var("TIDEGATE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(10);
-    for seed in 0..count {
+    seeds::worlds(10, 2_000, async |seed| {
         let directory = tempfile::tempdir().unwrap();
         let pair = Pair {
             world: World::with(settings()).await,
@@ -263,5 +263,5 @@ async fn the_share_answers_as_the_kernel_does() {
         }
         assert!(differ.is_empty(), "seed {seed}: {differ:#?}");
         assert_eq!(tree(share).await, tree(kernel).await, "seed {seed}");
-    }
+    });
 }

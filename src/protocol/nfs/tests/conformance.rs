@@ -3,6 +3,7 @@
 
 use super::remote::{Remote, canonical};
 use super::*;
+use crate::base::seeds::seeds;
 use crate::engine::file::passthrough::Passthrough;
 use crate::engine::file::passthrough::tests::{Told, Verb, any_verb, protects_links, run, tree};
 use crate::engine::file::tests::{root, user};
@@ -62,14 +63,10 @@ async fn work(seed: u64, steps: usize, here: &dyn Vfs, there: &dyn Vfs) -> Vec<S
     differ
 }
 
-fn seeds(default: u64) -> u64 {
-    std::env::var("TIDEGATE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(default)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_share_over_nfs_answers_as_the_kernel_does() {
     rustix::process::umask(rustix::fs::Mode::empty());
-    for seed in 0..seeds(if soak() { 200 } else { 8 }) {
+    for seed in seeds(8, 200) {
         let directory = tempfile::tempdir().unwrap();
         let kernel = Passthrough::new(directory.path()).unwrap();
         let served = Served::new().await;
@@ -93,7 +90,7 @@ async fn a_share_over_nfs_answers_as_the_kernel_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kernel_directory_over_nfs_answers_as_it_does_itself() {
     rustix::process::umask(rustix::fs::Mode::empty());
-    for seed in 1000..1000 + seeds(if soak() { 200 } else { 8 }) {
+    for seed in seeds(8, 200).map(|seed| 1000 + seed) {
         let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [behind, kernel] = directories.each_ref().map(|directory| Passthrough::new(directory.path()).unwrap());
         let nfs = Nfs::new(&KEY, None).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! After a power loss the store must be at one of the states between the last sync and the crash: nothing synced is
 //! missing, nothing is invented, no batch is half there. After the death of the process alone it is at the last state.
-//! `TIDEGATE_SOAK=1` runs the full count, `TIDEGATE_SEED=n` one seed, `TIDEGATE_SEEDS=n` so many.
+//! How many: [`crate::base::seeds`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::world::{OWNER, World, bytes};
 use crate::base::id::BlobId;
+use crate::base::seeds;
 use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, Generation, Patience};
 use crate::store::log::LogError;
 use crate::store::meta::{Key, Row, ValueRow};
@@ -26,6 +27,8 @@ const LEN_MAX: u64 = 220_000;
 
 /// Segments that were freed, in all worlds.
 static FREED: AtomicUsize = AtomicUsize::new(0);
+/// Lives of all worlds.
+static LIVED: AtomicUsize = AtomicUsize::new(0);
 
 /// What a store should have.
 #[derive(Clone, Default, PartialEq)]
@@ -369,6 +372,7 @@ async fn run(seed: u64) {
     let mut run =
         Run { random: fastrand::Rng::with_seed(seed), world, states: vec![Model::default()], is_exact: true, row_next: 0 };
     for life in 0..LIVES {
+        LIVED.fetch_add(1, Ordering::Relaxed);
         run.live(life).await;
     }
     let store = run.world.open().await;
@@ -377,22 +381,7 @@ async fn run(seed: u64) {
 
 #[test]
 fn power_losses_lose_nothing_that_was_synced() {
-    let is_soak = std::env::var("TIDEGATE_SOAK").is_ok_and(|value| value == "1");
-    let count = if is_soak { FULL } else { QUICK };
-    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    let only = number("TIDEGATE_SEED");
-    let count = number("TIDEGATE_SEEDS").map_or(count, |seeds| seeds * LIVES);
-    let seeds = only.map_or(0..count / LIVES, |seed| seed..seed + 1);
-    for seed in seeds {
-        let result = std::panic::catch_unwind(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-            runtime.block_on(run(seed));
-        });
-        if let Err(panic) = result {
-            println!("seed {seed} (TIDEGATE_SEED={seed} runs it alone)");
-            std::panic::resume_unwind(panic);
-        }
-    }
-    let freed = FREED.load(Ordering::Relaxed);
-    assert!(only.is_some() || freed as u64 > count / 20, "reclaim had its part: {freed} segments");
+    seeds::worlds(QUICK / LIVES, FULL / LIVES, run);
+    let (freed, lives) = (FREED.load(Ordering::Relaxed), LIVED.load(Ordering::Relaxed));
+    assert!(seeds::is_one() || freed > lives / 20, "reclaim had its part: {freed} segments");
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::world::{Gateway, World, small_parts, small_settings};
+use crate::base::seeds;
 use crate::store::object::fault::{Action, Keys, Rule};
 use crate::store::object::layer::Kind;
 use crate::store::object::{Attributes, Capabilities, ObjectStore, Precondition};
@@ -305,15 +306,9 @@ async fn a_planner_that_panics_fails_its_job_only() {
     ends_well(&world, &gateway, "panic").await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn in_any_weather_the_bucket_ends_as_it_should() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    let (from, count) = (number("TIDEGATE_SEED").unwrap_or(0), number("TIDEGATE_SEEDS").unwrap_or(30));
-    for seed in from..from + count {
-        println!("TIDEGATE_SEED={seed}");
-        let capabilities = endpoints()[usize::from(seed % 3 == 0)];
-        any_weather(seed, capabilities).await;
-    }
+#[test]
+fn in_any_weather_the_bucket_ends_as_it_should() {
+    seeds::worlds(30, 5_000, async |seed| any_weather(seed, endpoints()[usize::from(seed % 3 == 0)]).await);
 }
 
 async fn any_weather(seed: u64, capabilities: Capabilities) {

@@ -1,25 +1,18 @@
 //! Random verbs against a store that delays, reorders and loses answers, with and without others who write the same names: once
 //! everything is drained, the bucket is the tree, and a gateway that knows nothing sees the same.
-//!
-//! `TIDEGATE_SEEDS` sets how many worlds there are (the soak runs thousands).
 
 use std::ops::Range;
 
 use super::*;
+use crate::base::seeds;
 
 const STEPS: usize = 60;
 
 /// Each seed is a world of its own.
 fn worlds(run: impl AsyncFn(u64)) {
-    let count = std::env::var("TIDEGATE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(24);
-    let only: Option<u64> = std::env::var("TIDEGATE_SEED").ok().and_then(|text| text.parse().ok());
-    for seed in only.map_or(0..count, |seed| seed..seed + 1) {
-        println!("seed {seed}");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(40_000), run(seed)).await.unwrap();
-        });
-    }
+    seeds::worlds(24, 2_000, async |seed| {
+        tokio::time::timeout(Duration::from_secs(40_000), run(seed)).await.unwrap();
+    });
 }
 
 /// What is to be there: paths with the file that each names (`None`: a directory), and files with their content.
