@@ -110,7 +110,7 @@ impl SimulatedDisk {
         Self::with(files, state.capacity_bytes, state.used_bytes, random.u64(..))
     }
 
-    /// The disk with everything written durable, for a process that died without a power loss; faults are taken away.
+    /// The disk with everything that was written, flushed or not, for a process that died without a power loss; faults are taken away.
     /// The disk before is dead from then on, so that what is left of the dead process cannot write any more.
     pub fn process_death(&self) -> Self {
         let mut state = self.world.state.lock();

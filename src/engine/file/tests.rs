@@ -6,6 +6,7 @@ mod locks;
 mod model;
 mod names;
 mod owners;
+mod power;
 mod pressure;
 mod random;
 mod times;
@@ -98,28 +99,34 @@ impl World {
         clock: Arc<WorldClock>,
         settings: Settings,
     ) -> Self {
-        let (blobs, uploader) = Self::store(&disk, &database, &clock).await;
-        let faults = Arc::new(Faults::new(1));
-        let parts = Self::parts(&blobs, &uploader, layered(bucket.clone(), faults.clone()));
-        let share = Share::open("demo", settings.clone(), parts).await.unwrap();
-        Self { disk, database, bucket, faults, clock, settings, blobs, uploader, share }
+        let log = log::Settings { size_bytes: 64 << 20, segment_bytes: 1 << 20 };
+        Self::try_start(disk, database, bucket, clock, settings, log).await.unwrap()
     }
 
-    async fn store(
-        disk: &SimulatedDisk,
-        database: &Arc<MemoryDatabase>,
-        clock: &Arc<WorldClock>,
-    ) -> (Arc<BlobStore>, Arc<Uploader>) {
-        let meta = Arc::new(Meta::open(Place::Memory(database.clone())).await.unwrap());
-        let settings = blob::Settings {
-            log: log::Settings { size_bytes: 64 << 20, segment_bytes: 1 << 20 },
+    /// As `start`, with a log of that size, on a disk that may fail.
+    pub(crate) async fn try_start(
+        disk: SimulatedDisk,
+        database: Arc<MemoryDatabase>,
+        bucket: Arc<MemoryStore>,
+        clock: Arc<WorldClock>,
+        settings: Settings,
+        log: log::Settings,
+    ) -> Result<Self, String> {
+        let meta = Arc::new(Meta::open(Place::Memory(database.clone())).await.map_err(|error| error.to_string())?);
+        let store = blob::Settings {
+            log,
             memory_bytes: 16 << 20,
             checkpoint_interval: Duration::from_secs(5),
             wait: Duration::from_secs(5),
         };
-        let (blobs, _) = BlobStore::open(Arc::new(disk.clone()), meta, clock.clone(), settings).await.unwrap();
+        let opened = BlobStore::open(Arc::new(disk.clone()), meta, clock.clone(), store).await;
+        let (blobs, report) = opened.map_err(|error| error.to_string())?;
+        assert_eq!(report.damage, Vec::<String>::new());
         let uploader = Uploader::start(blobs.clone(), upload::Settings::default());
-        (blobs, uploader)
+        let faults = Arc::new(Faults::new(1));
+        let parts = Self::parts(&blobs, &uploader, layered(bucket.clone(), faults.clone()));
+        let share = Share::open("demo", settings.clone(), parts).await.map_err(|error| error.to_string())?;
+        Ok(Self { disk, database, bucket, faults, clock, settings, blobs, uploader, share })
     }
 
     fn parts(blobs: &Arc<BlobStore>, uploader: &Arc<Uploader>, bucket: SharedStore) -> Parts {

@@ -282,6 +282,7 @@ impl Layer for Faults {
         F: Future<Output = Result<T, ObjectError>> + Send,
     {
         let fate = self.fate(&request);
+        tracing::trace!(kind = request.kind.name(), key = request.key, action = ?fate.action, "a request to a bucket with faults");
         sleep_unless_zero(fate.delay).await;
         let answer = match fate.action {
             None => call().await,

@@ -1,9 +1,8 @@
-//! Random verbs by several callers, against the model; with dying processes, power losses, and uploads going on.
-
-use std::collections::BTreeSet;
+//! Random verbs by several callers, against the model; with uploads going on, and a process that dies at the end. (`power.rs` has the rest.)
 
 use super::model::{Model, Seen, seen};
 use super::*;
+use crate::base::seeds;
 
 /// An open file, here and in the model.
 struct Open {
@@ -13,23 +12,23 @@ struct Open {
 }
 
 /// Both trees, and who works on them.
-struct Run {
-    world: World,
-    model: Model,
-    random: fastrand::Rng,
+pub(super) struct Run {
+    pub(super) world: World,
+    pub(super) model: Model,
+    pub(super) random: fastrand::Rng,
     opens: Vec<Open>,
     callers: Vec<Caller>,
     /// Everything that could be found after a crash: the last committed state and all since.
-    since_commit: Vec<Seen>,
+    pub(super) since_commit: Vec<Seen>,
 }
 
 impl Run {
     async fn new(seed: u64, callers: Vec<Caller>) -> Self {
-        Self::with(seed, callers, settings()).await
+        Self::on(World::with(settings()).await, seed, callers).await
     }
 
-    async fn with(seed: u64, callers: Vec<Caller>, settings: Settings) -> Self {
-        let world = World::with(settings).await;
+    /// In a world where nothing is yet.
+    pub(super) async fn on(world: World, seed: u64, callers: Vec<Caller>) -> Self {
         world.chmod(&root(), "", 0o777).await.unwrap();
         let mut model = Model::new();
         model.chmod(&root(), 0, 0o777).unwrap();
@@ -61,7 +60,10 @@ impl Run {
     }
 
     /// One verb on both; the answers are the same.
-    async fn step(&mut self) -> String {
+    ///
+    /// # Errors
+    /// The disk failed; the model has the verb, the share may have it.
+    pub(super) async fn step(&mut self) -> Step {
         let (who, path) = (self.who(), self.path());
         let (world, model) = (&self.world, &mut self.model);
         match self.random.usize(0..24) {
@@ -148,12 +150,12 @@ impl Run {
         }
     }
 
-    async fn open_or_close(&mut self, who: &Caller, path: &str) -> String {
+    async fn open_or_close(&mut self, who: &Caller, path: &str) -> Step {
         if self.opens.len() > 3 {
             let open = self.opens.swap_remove(self.random.usize(0..4));
-            self.world.share.close(open.handle).await.unwrap();
+            let here = self.world.share.close(open.handle).await;
             self.model.close(open.item);
-            return format!("close {}", open.item);
+            return same("close", &open.item.to_string(), here, Ok(()));
         }
         let wanted = [4, 2, 6][self.random.usize(0..3)];
         let how = OpenHow { read: wanted & 4 != 0, write: wanted & 2 != 0, ..OpenHow::default() };
@@ -169,9 +171,9 @@ impl Run {
         same("open", path, here, there)
     }
 
-    async fn use_handle(&mut self, who: &Caller) -> String {
+    async fn use_handle(&mut self, who: &Caller) -> Step {
         if self.opens.is_empty() {
-            return "nothing".into();
+            return Ok("nothing".into());
         }
         let index = self.random.usize(..self.opens.len());
         let (offset, data) = self.data();
@@ -187,9 +189,10 @@ impl Run {
                 }
                 Err(VfsError::BadHandle) => assert_eq!(wanted & 4, 0),
                 Err(VfsError::IsDirectory) => assert_eq!(there.kind, NodeKind::Directory),
+                Err(error @ VfsError::Io(_)) => return Err(error),
                 Err(error) => panic!("{error}"),
             }
-            return format!("read {item} at {offset}");
+            return Ok(format!("read {item} at {offset}"));
         }
         let here = self.world.share.write(who, io, offset as u64, data.clone().into()).await;
         let there = self.model.write(who, item, true, offset, &data);
@@ -203,35 +206,40 @@ impl Run {
             if pause < 5 {
                 tokio::time::sleep(Duration::from_secs(pause)).await;
             }
-            let done = self.step().await;
-            if std::env::var_os("TIDEGATE_SEED").is_some() {
-                println!("{done}");
-            }
-            self.since_commit.push(self.model.seen());
+            self.step().await.unwrap();
             if self.random.usize(0..40) == 0 {
                 self.world.share.commit(&root(), self.world.share.root()).await.unwrap();
-                self.since_commit.drain(..self.since_commit.len() - 1);
             }
+        }
+    }
+
+    /// Nobody has anything open any more.
+    pub(super) fn close_all(&mut self) {
+        for open in self.opens.drain(..) {
+            self.model.close(open.item);
         }
     }
 }
 
-/// Asserts that both answered the same.
-fn same<A, B>(verb: &str, what: &str, here: Result<A, VfsError>, there: Result<B, VfsError>) -> String {
+/// What a verb answered, in words.
+type Step = Result<String, VfsError>;
+
+/// Asserts that both answered the same, unless the disk failed.
+fn same<A, B>(verb: &str, what: &str, here: Result<A, VfsError>, there: Result<B, VfsError>) -> Step {
     let (here, there) = (here.map(|_| ()), there.map(|_| ()));
+    if let Err(error @ VfsError::Io(_)) = here {
+        return Err(error);
+    }
     assert_eq!(here, there, "{verb} {what}");
-    format!("{verb} {what}: {here:?}")
+    let told = format!("{verb} {what}: {here:?}");
+    if seeds::is_one() {
+        println!("{told}");
+    }
+    Ok(told)
 }
 
 fn everybody() -> Vec<Caller> {
     vec![root(), user(1001, &[1001, 50]), user(1002, &[1002, 50, 60])]
-}
-
-/// How many seeds a test goes through: more with `TIDEGATE_SEEDS`.
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let from = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let count = std::env::var("TIDEGATE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(default);
-    from.map_or(0..count, |seed| seed..seed + 1)
 }
 
 fn compare(seed: u64, here: &Seen, there: &Seen) {
@@ -241,60 +249,15 @@ fn compare(seed: u64, here: &Seen, there: &Seen) {
     assert_eq!(here.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>(), "seed {seed}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_share_is_the_model() {
-    for seed in seeds(12) {
+#[test]
+fn the_share_is_the_model() {
+    seeds::worlds(12, 2_000, async |seed| {
         let mut run = Run::new(seed, everybody()).await;
         run.run(400).await;
         compare(seed, &seen(&run.world).await, &run.model.seen());
         // And still is, after the process died: open files without names are gone.
-        for open in run.opens.drain(..) {
-            run.model.close(open.item);
-        }
+        run.close_all();
         let world = run.world.process_death().await;
         compare(seed, &seen(&world).await, &run.model.seen());
-    }
-}
-
-/// Asserts that what was found is one of the states that it may be; else tells how it differs from the nearest.
-fn is_one_of(what: &str, found: &Seen, states: &[Seen]) {
-    let differences = |state: &Seen| -> Vec<String> {
-        let paths: BTreeSet<&String> = found.keys().chain(state.keys()).collect();
-        let differ = paths.into_iter().filter(|path| found.get(*path) != state.get(*path));
-        differ.map(|path| format!("{path:?}: found {:?}, was {:?}", found.get(path), state.get(path))).collect()
-    };
-    let nearest = states.iter().map(differences).min_by_key(Vec::len).unwrap();
-    assert!(nearest.is_empty(), "{what}: of {} states the nearest differs: {nearest:#?}", states.len());
-}
-
-async fn lose_power(seed: u64, settings: Settings) {
-    let mut run = Run::with(seed, vec![root()], settings).await;
-    for life in 0..3 {
-        let steps = run.random.usize(1..120);
-        run.run(steps).await;
-        for open in run.opens.drain(..) {
-            run.model.close(open.item);
-        }
-        let world = run.world.power_loss(seed * 10 + life).await;
-        let found = seen(&world).await;
-        is_one_of(&format!("seed {seed} life {life}"), &found, &run.since_commit);
-        // Go on from what was found.
-        run.model = Model::from_seen(&found);
-        run.since_commit = vec![found];
-        run.world = world;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn power_loss_leaves_a_state_at_or_after_the_last_commit() {
-    for seed in seeds(40) {
-        lose_power(seed, Settings { upload_delay: Duration::from_secs(3600), ..settings() }).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn power_loss_among_uploads_leaves_such_a_state_too() {
-    for seed in seeds(20) {
-        lose_power(seed, settings()).await;
-    }
+    });
 }

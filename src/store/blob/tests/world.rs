@@ -176,6 +176,11 @@ impl BlobStore {
         self.log.seal();
     }
 
+    /// A round of reclaim. Says how many segments it freed.
+    pub async fn test_reclaim(&self) -> Result<usize, BlobError> {
+        self.reclaim().await
+    }
+
     pub async fn test_accounts(&self) {
         let expected = self.test_ledger().await;
         let mut ledger = self.accounts.lock().ledger();
