@@ -9,12 +9,13 @@
 //!   [`Io::Handle`] was checked at `open`.
 //! - `open` is the one place where existence, creation, truncation and sharing meet.
 //! - A mutation that returned is visible to every front end and survives the process; `commit` makes it survive power loss, names included.
-//! - Every change is told on `changes` before the call that made it returns, with the front end that asked for it.
+//! - Every change is told on `changes` before the call that made it returns.
 
 mod access;
 mod atime;
 mod attr;
 pub mod attributes;
+pub mod changes;
 mod conflict;
 mod copy;
 mod create;
@@ -44,7 +45,6 @@ pub mod share;
 mod space;
 pub mod start;
 mod statfs;
-mod told;
 mod tree;
 mod watch;
 pub mod witness;
@@ -59,7 +59,7 @@ use bytes::Bytes;
 
 use crate::base::id::NodeId;
 pub use crate::store::meta::NodeKind;
-pub use told::Mark;
+pub use changes::Changes;
 
 /// Which front end a call comes from, so that it is not told its own changes. 0: the share itself (a refresh, an upload).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -352,15 +352,6 @@ pub struct StatFs {
     pub file_bytes_max: u64,
 }
 
-/// Something changed. `origin` is who asked for it; a front end ignores its own where its clients know already.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Who made it.
-    pub origin: Origin,
-    /// What it is.
-    pub what: Changed,
-}
-
 /// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
@@ -379,8 +370,8 @@ pub enum Changed {
         /// The node it has, 0: none.
         after: NodeId,
     },
-    /// Nothing: see [`Vfs::told`].
-    Mark(Mark),
+    /// More than can be told one by one: whoever keeps something of the share forgets it.
+    Everything,
 }
 
 /// Why a call failed; each has one errno, nfsstat3, NTSTATUS in its front end's table.
@@ -620,12 +611,14 @@ pub trait Vfs: Send + Sync + 'static {
     /// Space.
     async fn statfs(&self) -> Result<StatFs, VfsError>;
 
-    /// From now on, every change. A receiver that lags is told so (`Lagged`) and drops everything that it knows.
-    fn changes(&self) -> tokio::sync::broadcast::Receiver<Event>;
+    /// From now on, every change. `except` is a front end that keeps a cache: it is not told its own changes.
+    fn changes(&self, except: Option<Origin>) -> Changes;
 
-    /// Returns when everybody who listens to [`Self::changes`] has done with all that was told so far, or after a moment where somebody is stuck.
-    /// A front end that answers a change after this is not contradicted by the caches of the others.
-    async fn told(&self) {}
+    /// Returns when all other front ends that keep caches are through with what was told on [`Self::changes`] so far, or a second later where
+    /// one is stuck. A front end that answers a change after this is not contradicted by their caches.
+    async fn told(&self, origin: Origin) {
+        let _ = origin;
+    }
 }
 
 #[cfg(test)]

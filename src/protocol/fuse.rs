@@ -2,8 +2,8 @@
 //!
 //! What lives here: [`mount`], which serves one share at one mount point, and its [`Settings`] and [`MountError`].
 //! `fuse/filesystem.rs` turns requests of the kernel into calls of the [`Vfs`] (it is deliberately dumb), `fuse/convert.rs` holds every
-//! mapping of values, flags and errors, `fuse/invalidate.rs` tells the kernel what changed behind its back, `fuse/mountpoint.rs` looks at
-//! the mount point before, and clears a dead one away.
+//! mapping of values, flags and errors, `fuse/invalidate.rs` tells the kernel what changed behind its back, `fuse/kept.rs` knows what content it
+//! may have, `fuse/mountpoint.rs` looks at the mount point before, and clears a dead one away.
 //!
 //! Invariants:
 //! - A session thread of `fuser` never waits: what the share can answer from memory is answered inline, everything else is a task of the
@@ -18,6 +18,7 @@
 mod convert;
 mod filesystem;
 mod invalidate;
+mod kept;
 mod mountpoint;
 
 use std::io;
@@ -27,9 +28,11 @@ use std::time::Duration;
 
 use fuser::{Config, MountOption, SessionACL};
 use tokio::runtime::Handle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::engine::file::{Origin, Vfs};
 use filesystem::Filesystem;
+use kept::Kept;
 pub use mountpoint::recover as recover_mount_point;
 
 /// Plain values of a FUSE mount.
@@ -74,6 +77,8 @@ pub enum MountError {
 pub struct Mount {
     session: Option<fuser::BackgroundSession>,
     path: PathBuf,
+    /// Ends the invalidations.
+    _invalidates: DropGuard,
 }
 
 impl Mount {
@@ -105,8 +110,9 @@ impl Mount {
 /// See [`MountError`].
 pub fn mount(name: &str, vfs: Arc<dyn Vfs>, origin: Origin, settings: &Settings, runtime: &Handle) -> Result<Mount, MountError> {
     let path = mountpoint::prepare(&settings.mount)?;
-    let changes = vfs.changes();
-    let filesystem = Filesystem::new(vfs.clone(), origin, settings.cache, runtime.clone());
+    let changes = vfs.changes(Some(origin));
+    let (kept, stop) = (Arc::new(Kept::new(settings.cache)), CancellationToken::new());
+    let filesystem = Filesystem::new(vfs.clone(), origin, settings.cache, kept.clone(), runtime.clone());
     let config = config(name, settings);
     let session = fuser::Session::new(filesystem, &path, &config)
         .and_then(fuser::Session::spawn)
@@ -114,8 +120,8 @@ pub fn mount(name: &str, vfs: Arc<dyn Vfs>, origin: Origin, settings: &Settings,
     if let Err(error) = mountpoint::set_read_ahead(&path, u64::from(filesystem::TRANSFER_BYTES_MAX)) {
         tracing::debug!(%error, "the kernel reads ahead by its default");
     }
-    invalidate::spawn(session.notifier(), changes, origin, vfs.root());
-    Ok(Mount { session: Some(session), path })
+    invalidate::spawn(session.notifier(), changes, kept, vfs.root(), runtime.clone(), stop.clone());
+    Ok(Mount { session: Some(session), path, _invalidates: stop.drop_guard() })
 }
 
 fn config(name: &str, settings: &Settings) -> Config {

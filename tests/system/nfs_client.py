@@ -64,6 +64,18 @@ class Client:
     def write(self, handle, offset, data, stable=UNSTABLE):
         self.call(NFS, 7, opaque(handle) + struct.pack(">QII", offset, len(data), stable) + opaque(data))
 
+    def lookup(self, directory, name):
+        return self.call(NFS, 3, opaque(directory) + opaque(name.encode()))[4:36]
+
+    def truncate(self, handle, size):
+        self.call(NFS, 2, opaque(handle) + struct.pack(">IIIIQIII", 0, 0, 0, 1, size, 0, 0, 0))
+
+    def remove(self, directory, name):
+        self.call(NFS, 12, opaque(directory) + opaque(name.encode()))
+
+    def rename(self, directory, name, new_name):
+        self.call(NFS, 14, opaque(directory) + opaque(name.encode()) + opaque(directory) + opaque(new_name.encode()))
+
     def commit(self, handle):
         self.call(NFS, 21, opaque(handle) + struct.pack(">QI", 0, 0))
 

@@ -27,12 +27,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, Stat};
 use rustix::io::Errno;
-use tokio::sync::broadcast;
 
+use super::changes::Hub;
 use super::locks::{Locks, Outcome};
 use super::{
-    AccessMask, Allocate, Attr, Caller, Changed, Create, DirEntry, Event, HandleId, Io, Lock, LockKind, LockOwner, NodeKind,
-    OpenHow, Opened, Remove, Rename, Seek, SetAttr, SetXattr, StatFs, Target, Vfs, VfsError,
+    AccessMask, Allocate, Attr, Caller, Changed, Changes, Create, DirEntry, HandleId, Io, Lock, LockKind, LockOwner, NodeKind,
+    OpenHow, Opened, Origin, Remove, Rename, Seek, SetAttr, SetXattr, StatFs, Target, Vfs, VfsError,
 };
 use crate::base::id::NodeId;
 use who::As;
@@ -55,7 +55,7 @@ pub(crate) struct Passthrough {
     handles: Mutex<HashMap<HandleId, Arc<Open>>>,
     next_handle: AtomicU64,
     locks: Mutex<Locks>,
-    changes: broadcast::Sender<Event>,
+    pub(crate) changes: Hub,
     verifier: u64,
 }
 
@@ -144,7 +144,7 @@ impl Passthrough {
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
             locks: Mutex::default(),
-            changes: broadcast::channel(4096).0,
+            changes: Hub::default(),
             verifier: fastrand::u64(..),
         }))
     }
@@ -179,7 +179,7 @@ impl Passthrough {
     }
 
     fn tell(&self, who: &Caller, what: Changed) {
-        let _ = self.changes.send(Event { origin: who.origin, what });
+        self.changes.tell(who.origin, what);
     }
 
     fn tell_entry(&self, who: &Caller, parent: NodeId, name: &[u8], before: NodeId, after: NodeId) {
@@ -556,7 +556,11 @@ impl Vfs for Passthrough {
         })
     }
 
-    fn changes(&self) -> broadcast::Receiver<Event> {
-        self.changes.subscribe()
+    fn changes(&self, except: Option<Origin>) -> Changes {
+        self.changes.listen(except)
+    }
+
+    async fn told(&self, origin: Origin) {
+        self.changes.told(origin).await;
     }
 }

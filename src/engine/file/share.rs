@@ -28,11 +28,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::sync::broadcast;
 
 use crate::base::id::{NodeId, OwnerId};
 use crate::engine::file::{
-    AccessMask, Allocate, Attr, Caller, Changed, Create, DirEntry, Event, HandleId, Io, Lock, LockOwner, NodeKind, OpenHow,
+    AccessMask, Allocate, Attr, Caller, Changed, Changes, Create, DirEntry, HandleId, Io, Lock, LockOwner, NodeKind, OpenHow,
     Opened, Origin, Remove, Rename, Seek, SetAttr, SetXattr, StatFs, Target, Vfs, VfsError,
 };
 use crate::store::blob::BlobStore;
@@ -41,11 +40,11 @@ use crate::store::object::SharedStore;
 use crate::store::upload::Uploader;
 
 use super::atime::AccessTimes;
+use super::changes::Hub;
 use super::guard::Guards;
 use super::handle::Handles;
 use super::lock::LockTable;
 use super::remote::Remote;
-use super::told::Telling;
 use super::tree::Places;
 
 /// Flag of a directory row: it was listed from the bucket (at `listed_ns`), or is our own and the bucket had nothing below it.
@@ -179,8 +178,7 @@ pub struct Share {
     pub(super) bucket: SharedStore,
     /// The gateway's id, as marks, link groups and conflict names carry it.
     pub(super) gateway: String,
-    pub(super) changes: broadcast::Sender<Event>,
-    pub(super) telling: Telling,
+    pub(super) changes: Hub,
     pub(super) handles: Handles,
     pub(super) locks: LockTable,
     pub(super) guards: Guards,
@@ -223,7 +221,7 @@ impl Share {
 
     /// Tells front ends. Nobody listening is fine.
     pub(super) fn tell(&self, origin: Origin, what: Changed) {
-        let _ = self.changes.send(Event { origin, what });
+        self.changes.tell(origin, what);
     }
 }
 
@@ -393,11 +391,11 @@ impl Vfs for Share {
         self.do_statfs().await
     }
 
-    fn changes(&self) -> broadcast::Receiver<Event> {
-        self.changes.subscribe()
+    fn changes(&self, except: Option<Origin>) -> Changes {
+        self.changes.listen(except)
     }
 
-    async fn told(&self) {
-        self.wait_until_told().await;
+    async fn told(&self, origin: Origin) {
+        self.changes.told(origin).await;
     }
 }

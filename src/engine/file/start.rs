@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::broadcast;
 
 use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
 use crate::engine::file::{NodeKind, VfsError};
@@ -17,19 +16,16 @@ use crate::store::object::SharedStore;
 use crate::store::upload::Uploader;
 
 use super::atime::AccessTimes;
+use super::changes::Hub;
 use super::guard::Guards;
 use super::handle::Handles;
 use super::lock::LockTable;
 use super::remote::Remote;
 use super::share::{Settings, Share};
-use super::told::Telling;
 use super::tree::{COOKIE_FIRST, Places};
 
 /// What `OwnerRow::kind` says of a share.
 const KIND: &str = "share";
-
-/// Changes that a slow front end may be behind, before it has to forget what it knows.
-const CHANGES_MAX: usize = 4096;
 
 /// How often access times are written.
 const ATIME_FLUSH: Duration = Duration::from_secs(300);
@@ -91,8 +87,7 @@ impl Share {
             uploader,
             bucket,
             gateway,
-            changes: broadcast::channel(CHANGES_MAX).0,
-            telling: Telling::default(),
+            changes: Hub::default(),
             handles: Handles::new(),
             locks: LockTable::default(),
             guards: Guards::new(),

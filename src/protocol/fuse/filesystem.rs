@@ -20,6 +20,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::convert;
+use super::kept::Kept;
 use crate::base::id::NodeId;
 use crate::engine::file::{
     self, Attr, Caller, HandleId, Io, Lock, LockKind, NodeKind, Origin, Remove, Seek, SetAttr, Target, Vfs, VfsError,
@@ -37,9 +38,6 @@ const NEGATIVE_CACHE: Duration = Duration::from_secs(1);
 /// How long a waiting lock may wait: for ever, by the standards of a process. Its caller's death ends the wait earlier.
 const LOCK_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Directories that are remembered as just listed.
-const LISTED_MAX: u64 = 1 << 16;
-
 /// The block size of `statfs`.
 const STATFS_BLOCK_BYTES: u64 = 4096;
 
@@ -48,17 +46,14 @@ pub(super) struct Filesystem {
     origin: Origin,
     root: NodeId,
     cache: Duration,
-    /// Directories whose listing the kernel got from us no longer ago than `cache`: it may keep it while the share has nothing to look up
-    /// in the bucket. Past that it asks again, whatever invalidation it may have missed.
-    listed: moka::sync::Cache<u64, ()>,
+    kept: Arc<Kept>,
     runtime: Handle,
 }
 
 impl Filesystem {
-    pub(super) fn new(vfs: Arc<dyn Vfs>, origin: Origin, cache: Duration, runtime: Handle) -> Self {
+    pub(super) fn new(vfs: Arc<dyn Vfs>, origin: Origin, cache: Duration, kept: Arc<Kept>, runtime: Handle) -> Self {
         let root = vfs.root();
-        let listed = moka::sync::Cache::builder().max_capacity(LISTED_MAX).time_to_live(cache).build();
-        Self { vfs, origin, root, cache, listed, runtime }
+        Self { vfs, origin, root, cache, kept, runtime }
     }
 
     fn node(&self, inode: INodeNo) -> NodeId {
@@ -82,7 +77,7 @@ impl Filesystem {
     /// A listing from its beginning: what the kernel keeps of it is of now.
     fn note_listed(&self, inode: INodeNo, offset: u64) {
         if offset == 0 {
-            self.listed.insert(inode.0, ());
+            self.kept.list(inode);
         }
     }
 
@@ -201,6 +196,10 @@ impl fuser::Filesystem for Filesystem {
         });
     }
 
+    fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {
+        self.kept.forget(inode);
+    }
+
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, node) = (self.caller(request), self.node(inode));
         let (cache, root) = (self.cache, self.root);
@@ -252,6 +251,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
         let (who, node) = (self.caller(request), self.node(inode));
+        self.kept.read_link(inode);
         answer!(self, "readlink", reply, vfs => vfs.readlink(&who, node), target => reply.data(&target));
     }
 
@@ -307,8 +307,9 @@ impl fuser::Filesystem for Filesystem {
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (who, node, how) = (self.checked_caller(request), self.node(inode), convert::open_how(flags));
+        let kept = self.kept.clone();
         answer!(self, "open", reply, vfs => vfs.open(&who, Target::Node(node), &how), opened => {
-            reply.opened(FileHandle(opened.handle.0), FopenFlags::FOPEN_KEEP_CACHE);
+            reply.opened(FileHandle(opened.handle.0), keep(kept.open(inode)));
         });
     }
 
@@ -371,7 +372,7 @@ impl fuser::Filesystem for Filesystem {
     fn release(
         &self,
         _request: &Request,
-        _inode: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
@@ -379,6 +380,7 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyEmpty,
     ) {
         let handle = HandleId(handle.0);
+        self.kept.close(inode);
         answer!(self, "release", reply, vfs => vfs.close(handle), () => reply.ok());
     }
 
@@ -389,7 +391,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let mut flags = FopenFlags::FOPEN_CACHE_DIR;
-        if self.listed.contains_key(&inode.0) && self.vfs.is_listing_current(self.node(inode)) {
+        if self.kept.is_listed(inode) && self.vfs.is_listing_current(self.node(inode)) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         reply.opened(FileHandle(0), flags);
@@ -493,10 +495,11 @@ impl fuser::Filesystem for Filesystem {
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate) {
         let (who, parent, name) = (self.checked_caller(request), self.node(parent), name.as_bytes().to_vec());
         let how = file::OpenHow { create: Some(convert::create(mode)), ..convert::open_how(OpenFlags(flags)) };
-        let (cache, root) = (self.cache, self.root);
+        let (cache, root, kept) = (self.cache, self.root, self.kept.clone());
         answer!(self, "create", reply, vfs => vfs.open(&who, Target::Child(parent, &name), &how), opened => {
             let attr = convert::file_attr(&opened.attr, root);
-            reply.created(&cache, &attr, Generation(0), FileHandle(opened.handle.0), FopenFlags::FOPEN_KEEP_CACHE);
+            let flags = keep(kept.open(attr.ino) || opened.created);
+            reply.created(&cache, &attr, Generation(0), FileHandle(opened.handle.0), flags);
         });
     }
 
@@ -591,6 +594,11 @@ impl fuser::Filesystem for Filesystem {
             reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
         });
     }
+}
+
+/// Whether an open leaves the kernel the bytes that it has.
+fn keep(is_kept: bool) -> FopenFlags {
+    if is_kept { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
 }
 
 /// An entry with inode 0: the name does not exist, and the kernel may remember that for a moment.

@@ -187,13 +187,18 @@ impl At<'_> {
                 Namespace::Async => Ok(()),
             }
         };
-        tokio::join!(durable, self.vfs.told()).0
+        tokio::join!(durable, self.told()).0
     }
 
     /// Returns when the bytes of the file are durable, as far as the share promises it, and other front ends know of them.
     async fn committed(&self) -> Result<(), VfsError> {
         let commit = tokio::time::timeout(DURABLE_WAIT_MAX, self.vfs.commit(&self.who, self.node));
-        tokio::join!(commit, self.vfs.told()).0.unwrap_or(Err(VfsError::WouldBlock))
+        tokio::join!(commit, self.told()).0.unwrap_or(Err(VfsError::WouldBlock))
+    }
+
+    /// Returns when other front ends know of what was changed.
+    async fn told(&self) {
+        self.vfs.told(ORIGIN).await;
     }
 
     fn handle_of(&self, node: NodeId) -> super::handle::Handle {

@@ -16,16 +16,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
 
 use crate::base::id::NodeId;
+use crate::engine::file::changes::Hub;
 use crate::engine::file::*;
 
 /// See the module.
 pub(super) struct Fixed {
     /// What was asked.
     pub(super) asked: Mutex<Vec<String>>,
-    changes: broadcast::Sender<Event>,
+    changes: Hub,
 }
 
 const LOCKED: NodeId = NodeId(13);
@@ -102,7 +102,7 @@ fn words(set: &SetAttr) -> String {
 
 impl Fixed {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { asked: Mutex::default(), changes: broadcast::channel(1).0 })
+        Arc::new(Self { asked: Mutex::default(), changes: Hub::default() })
     }
 
     /// Notes a question. Bounded, so that a test may ask without end.
@@ -365,7 +365,7 @@ impl Vfs for Fixed {
         Ok(StatFs { total_bytes: 1 << 50, free_bytes: 1 << 49, nodes: 10, free_nodes: 1 << 32, file_bytes_max: 5 << 40 })
     }
 
-    fn changes(&self) -> broadcast::Receiver<Event> {
-        self.changes.subscribe()
+    fn changes(&self, except: Option<Origin>) -> Changes {
+        self.changes.listen(except)
     }
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
 
 use super::client::Client;
 use crate::base::id::NodeId;
+use crate::engine::file::changes::Hub;
 use crate::engine::file::*;
 use crate::protocol::nfs::v3::PROGRAM;
 use crate::protocol::nfs::xdr::{Decoder, Encode};
@@ -29,7 +29,7 @@ pub(super) struct Remote {
     handles: Mutex<HashMap<NodeId, Bytes>>,
     opens: Mutex<HashMap<HandleId, (NodeId, bool)>>,
     next: AtomicU64,
-    changes: broadcast::Sender<Event>,
+    changes: Hub,
 }
 
 /// The error of a status: of those that become the same status, the first. ([`canonical`] does the same to an error of a share.)
@@ -161,7 +161,7 @@ impl Remote {
             handles: Mutex::new(HashMap::from([(NodeId(0), root.clone())])),
             opens: Mutex::default(),
             next: AtomicU64::new(1),
-            changes: broadcast::channel(1).0,
+            changes: Hub::default(),
         };
         let attr = remote.getattr(&Caller::root(Origin(0)), NodeId(0)).await.unwrap();
         remote.handles.lock().insert(attr.node, root);
@@ -513,7 +513,7 @@ impl Vfs for Remote {
         Ok(StatFs { total_bytes, free_bytes, nodes: all - free_nodes, free_nodes, file_bytes_max: 0 })
     }
 
-    fn changes(&self) -> broadcast::Receiver<Event> {
-        self.changes.subscribe()
+    fn changes(&self, except: Option<Origin>) -> Changes {
+        self.changes.listen(except)
     }
 }

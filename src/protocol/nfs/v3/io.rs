@@ -57,11 +57,12 @@ pub(super) async fn write(server: &Nfs, request: &Request, mut args: Decoder) ->
     let before = at.attr().await;
     let verifier = server.verifier(&*at.vfs);
     let mut result = at.change(at.vfs.write(&at.who, Io::Node(at.node), offset, data)).await;
-    if result.is_ok()
-        && !unstable
-        && let Err(error) = at.committed().await
-    {
-        result = Err(error);
+    if result.is_ok() {
+        if unstable {
+            at.told().await;
+        } else if let Err(error) = at.committed().await {
+            result = Err(error);
+        }
     }
     let mut reply = answer(request, status_of(&result));
     match result {
