@@ -1,9 +1,10 @@
 //! FUSE: a share as a file system of this machine, on the crate `fuser`.
 //!
 //! What lives here: [`mount`], which serves one share at one mount point, and its [`Settings`] and [`MountError`].
-//! `fuse/filesystem.rs` turns requests of the kernel into calls of the [`Vfs`] (it is deliberately dumb), `fuse/convert.rs` holds every
-//! mapping of values, flags and errors, `fuse/invalidate.rs` tells the kernel what changed behind its back, `fuse/kept.rs` knows what content it
-//! may have, `fuse/mountpoint.rs` looks at the mount point before, and clears a dead one away.
+//! `fuse/filesystem.rs` turns requests of the kernel into calls of the [`Vfs`] (it is deliberately dumb), `fuse/answer.rs` sends answers and
+//! tells of failures, `fuse/convert.rs` holds every mapping of values, flags and errors, `fuse/invalidate.rs` tells the kernel what changed
+//! behind its back, `fuse/kept.rs` knows what content it may have, `fuse/mountpoint.rs` looks at the mount point before, and clears a dead
+//! one away.
 //!
 //! Invariants:
 //! - A session thread of `fuser` never waits: what the share can answer from memory is answered inline, everything else is a task of the
@@ -11,10 +12,12 @@
 //! - The kernel checks permissions (`default_permissions`: it knows all groups and capabilities of the caller), and the share checks again.
 //! - The kernel's writeback cache is off: it would ignore sizes and times that other front ends change. Its read cache and its entries are
 //!   kept across opens, since every change by somebody else is told to it.
-//! - Invalidations are sent from a thread of their own, never inside a request (the kernel may hold the inode's lock meanwhile).
+//! - Invalidations are sent from a thread of their own, never inside a request (the kernel may hold the inode's lock meanwhile), and before
+//!   another front end's client hears that its change is done; a second later where a request of the kernel is in the way.
 //! - `fuser` answers INTERRUPT with ENOSYS: so every wait of the share has a deadline or watches the caller's process.
 //! - `flock` stays in the kernel, since `fuser` does not tell it from a POSIX lock; byte-range locks come to the share.
 
+mod answer;
 mod convert;
 mod filesystem;
 mod invalidate;
@@ -112,7 +115,7 @@ pub fn mount(name: &str, vfs: Arc<dyn Vfs>, origin: Origin, settings: &Settings,
     let path = mountpoint::prepare(&settings.mount)?;
     let changes = vfs.changes(Some(origin));
     let (kept, stop) = (Arc::new(Kept::new(settings.cache)), CancellationToken::new());
-    let filesystem = Filesystem::new(vfs.clone(), origin, settings.cache, kept.clone(), runtime.clone());
+    let filesystem = Filesystem::new(name, vfs.clone(), origin, settings.cache, kept.clone(), runtime.clone());
     let config = config(name, settings);
     let session = fuser::Session::new(filesystem, &path, &config)
         .and_then(fuser::Session::spawn)
@@ -141,3 +144,6 @@ fn config(name: &str, settings: &Settings) -> Config {
     config.clone_fd = true;
     config
 }
+
+#[cfg(test)]
+mod tests;

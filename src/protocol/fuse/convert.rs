@@ -1,12 +1,15 @@
 //! Every mapping between the kernel's values and the share's: inode numbers, attributes, flags, errors. Pure.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, OpenFlags, Request, TimeOrNow};
 
 use crate::base::id::NodeId;
-use crate::engine::file::{Allocate, Attr, Caller, Create, NodeKind, OpenHow, Origin, Rename, SetTime, SetXattr, VfsError};
+use crate::engine::file::{
+    Allocate, Attr, Caller, Create, LockKind, NodeKind, OpenHow, Origin, Rename, SetTime, SetXattr, VfsError,
+};
 
 /// What `st_blksize` says: the size of the buffers of most programs, so that their writes are few.
 const BLOCK_SIZE_BYTES: u32 = 64 << 10;
@@ -181,6 +184,30 @@ pub(super) fn set_xattr(flags: i32) -> Option<SetXattr> {
         libc::XATTR_REPLACE => Some(SetXattr::Replace),
         _ => None,
     }
+}
+
+/// The kind of `struct flock`.
+pub(super) fn lock_kind(kind: i32) -> Option<LockKind> {
+    match kind {
+        libc::F_RDLCK => Some(LockKind::Shared),
+        libc::F_WRLCK => Some(LockKind::Exclusive),
+        libc::F_UNLCK => Some(LockKind::Unlock),
+        _ => None,
+    }
+}
+
+/// The reverse of [`lock_kind`].
+pub(super) fn kernel_kind(kind: LockKind) -> i32 {
+    match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
+        LockKind::Unlock => libc::F_UNLCK,
+    }
+}
+
+/// Inclusive, and at most `OFFSET_MAX`, as the kernel has it.
+pub(super) fn kernel_range(range: &Range<u64>) -> (u64, u64) {
+    (range.start, range.end.saturating_sub(1).min(i64::MAX as u64))
 }
 
 /// The one map from the share's errors to errno.

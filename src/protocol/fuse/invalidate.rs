@@ -43,7 +43,14 @@ struct Notices {
 }
 
 /// Starts the thread; it ends with the share (no more changes), by `stop`, or with the mount (the kernel refuses).
-pub(super) fn spawn(notifier: Notifier, mut changes: Changes, kept: Arc<Kept>, root: NodeId, runtime: Handle, stop: CancellationToken) {
+pub(super) fn spawn(
+    notifier: Notifier,
+    mut changes: Changes,
+    kept: Arc<Kept>,
+    root: NodeId,
+    runtime: Handle,
+    stop: CancellationToken,
+) {
     let run = move || {
         while let Some(Some(changed)) = runtime.block_on(stop.run_until_cancelled(changes.next())) {
             if let Err(error) = tell(&notifier, &Notices::of(&changed, &kept, root)) {
