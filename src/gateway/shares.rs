@@ -154,7 +154,7 @@ impl Gateway {
             None => self.open(name, config).await,
         };
         if !running.reason.is_empty() {
-            tracing::error!(share = name, reason = running.reason, "share");
+            tracing::error!(share = name, reason = running.reason, "the share, or its mount, does not run");
         }
         self.offer(name, &running.config, running.share.as_ref());
         self.shares.lock().insert(name.to_owned(), running);

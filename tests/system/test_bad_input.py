@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import nfs_client
 from conftest import PROGRAM, REPOSITORY, SOAK, free_port, sh
 
 
@@ -91,6 +92,25 @@ def test_a_mount_point_in_use_is_one_line_and_the_rest_runs(make_gateway):
     assert "not an empty directory" in gateway.log.read_text()
     assert gateway.status()["shares"][0]["state"] == "running"
     assert (gateway.mount / "precious").read_text() == "x"
+
+
+def test_no_dev_fuse_is_one_line_and_the_rest_runs(make_gateway):
+    # A mount namespace of its own, with a /dev that has no fuse.
+    cover = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && exec \"$@\""
+    gateway = make_gateway(share='\n[nfs]\nsquash = "none"\n')
+    gateway.prefix = ["unshare", "-m", "bash", "-c", cover, "bash"]
+    gateway.start()
+    # One line in the log; the summary of what is served says it once more.
+    lines = [line for line in gateway.log.read_text().splitlines() if "/dev/fuse" in line and "ERROR" in line]
+    assert len(lines) == 1 and "load the kernel's fuse module" in lines[0], gateway.log.read_text()
+    share = gateway.status()["shares"][0]
+    assert share["state"] == "running", share
+    # The rest: the endpoint, and the share through NFS.
+    client = nfs_client.Client(gateway.nfs_port)
+    client.create(client.mount(), "made")
+    gateway.drain()
+    assert gateway.bucket() == {"made": 0}
+    gateway.stop()
 
 
 def test_a_dead_mount_of_a_crashed_gateway_is_cleared(gateway):
