@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -157,6 +158,22 @@ def test_a_read_only_share_gives_erofs_to_whatever_would_change_it(make_gateway)
     assert os.stat(mount).st_dev == device
     gateway.drain()
     assert set(gateway.bucket()) - {"full/"} == {"dir/", "file", "full/file", "link", "pipe"}
+
+
+def test_a_program_that_runs_is_not_cut(gateway):
+    program = gateway.mount / "program"
+    shutil.copy2(shutil.which("sleep"), program)
+    size = program.stat().st_size
+    running = subprocess.Popen([program, "60"])
+    try:
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_WRONLY | os.O_TRUNC):
+            assert refused(lambda: os.open(program, flags)) == errno.ETXTBSY, flags
+            assert program.stat().st_size == size and running.poll() is None
+    finally:
+        running.kill()
+        running.wait()
+    os.close(os.open(program, os.O_RDONLY | os.O_TRUNC))
+    assert program.stat().st_size == 0
 
 
 def until(condition, seconds=30):

@@ -81,8 +81,9 @@ impl Filesystem {
 
 /// Says what this file system can, of what the kernel offers.
 fn negotiate(config: &mut KernelConfig) {
+    // Without FUSE_ATOMIC_O_TRUNC: with it an open that truncates reaches us before the kernel looks whether the file is a program that
+    // runs (ETXTBSY), which is then cut all the same.
     let wanted = InitFlags::FUSE_POSIX_LOCKS
-        | InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_EXPORT_SUPPORT
         | InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_READDIRPLUS_AUTO
