@@ -32,6 +32,8 @@
 //!
 //! - *Acknowledged is recoverable.* A change that returned survives the death of the process, one that was synced survives power loss.
 //! - *Dirty bytes are never dropped*, whatever is full, slow or broken.
+//! - *An object that bytes are read from is not given up before they are had elsewhere*, whoever deletes or overwrites it: another name's object
+//!   with the same content, or the log. Which content an object has belongs to its ETag.
 //! - *No upload mixes two versions of a file*: it reads a frozen generation.
 //! - *Nothing foreign is overwritten unseen*: writes to S3 are conditional where the endpoint honours it, else a HEAD comes first.
 //! - *Formats have versions* and are written down where they are made: records in [`store::log`], rows in [`store::meta`], extent pages in

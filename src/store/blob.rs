@@ -5,7 +5,7 @@
 //! found in S3. Pure: `blob/map.rs` is the extent map, `blob/kept.rs` what a generation keeps aside, `blob/page.rs` what a
 //! checkpoint stores of both blob and map, `blob/record.rs` bodies in the log, `blob/portion.rs` who may have how many dirty
 //! bytes, `blob/read_ahead.rs`; `blob/pressure.rs` says who should upload sooner. `blob/state.rs` is one blob and what each record does to it; `blob/cache.rs` which blobs and
-//! pages are in memory. One file per verb: `blob/{write,apply,jobs,read,fetch,freeze,checkpoint,reclaim,recover,salvage}.rs`.
+//! pages are in memory. One file per verb: `blob/{write,apply,jobs,read,fetch,freeze,detach,checkpoint,reclaim,recover,salvage}.rs`.
 //!
 //! The extent map says for every byte of a blob where it is: in the log (an extent with location and number), a hole (zeros),
 //! or, where no extent covers it, in S3 below `remote_len_bytes` and zero from there on. A byte in the log is dirty iff its
@@ -20,7 +20,9 @@
 //! 5. No dirty byte and no byte of a generation is ever dropped; reclaim moves them, or chooses another victim.
 //! 6. A checkpoint names only what is durable in the log, and a segment is freed only after a durable checkpoint that no
 //!    longer names it. What a checkpoint does not cover is replayed.
-//! 7. A clean byte that turns out damaged is fetched again; a dirty one is [`BlobError::Damaged`], reported, and the rest of
+//! 7. What a source has is given up only for another source with the same bytes (`Rebase`, where the blob still reads from the old one), for what was
+//!    uploaded (`CleanThrough`), or by [`BlobStore::detach`], which keeps every byte that is here.
+//! 8. A clean byte that turns out damaged is fetched again; a dirty one is [`BlobError::Damaged`], reported, and the rest of
 //!    the blob stays readable.
 //!
 //! Lock order: the checkpoint barrier (read side: whoever changes a map; write side: a checkpoint, briefly) → the names lock → one
@@ -31,6 +33,7 @@ mod apply;
 mod cache;
 mod checkpoint;
 mod delta;
+mod detach;
 mod fetch;
 mod freeze;
 mod heat;
@@ -307,10 +310,12 @@ pub enum BlobChange {
         /// As the layout encodes it.
         source: Bytes,
     },
-    /// The same bytes are elsewhere now (the object was copied to another key).
+    /// The same bytes are elsewhere too (the object was copied to another key). Nothing, where the blob reads from another source by now.
     Rebase {
         /// Which.
         id: BlobId,
+        /// The source that it is to read from no more.
+        instead_of: Bytes,
         /// As the layout encodes it.
         source: Bytes,
     },
@@ -521,6 +526,15 @@ impl BlobStore {
     /// `NotFound`, `Meta`.
     pub async fn allocated_bytes(&self, blob: BlobId) -> Result<u64, BlobError> {
         Ok(self.blob(blob).await?.state.lock().allocated_bytes())
+    }
+
+    /// What `source` has of the blob is gone for good: what of it is in the cache is the blob's own from now on (dirty), what is not reads as
+    /// zeros; those ranges are returned, ordered and merged. What is written meanwhile stays. Nothing, where the blob reads from another source by now.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; what was done until then stays done.
+    pub async fn detach(&self, blob: BlobId, source: &Bytes, patience: Patience) -> Result<Vec<Range<u64>>, BlobError> {
+        self.detach_from(blob, source, patience).await
     }
 
     /// Everything that was written or applied before this call is durable here (group commit).

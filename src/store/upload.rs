@@ -128,7 +128,8 @@ pub enum Op {
         expected: Expected,
         /// The object that the blob's remote ranges are in, to copy parts from.
         base: Option<CopySource>,
-        /// The digest of the content that the object at `key` has now: equal content becomes [`Done::Unchanged`].
+        /// The digest of the content that `base` at `key` has: equal content is not sent again, but copied in place with the new attributes. That
+        /// is a write like others: where the object is not the one that is known, the bytes are sent, or are a conflict.
         unless_digest: Option<Vec<u8>>,
     },
     /// A small body that the planner made (a symlink's target, a directory's marker, a link group).
@@ -197,13 +198,6 @@ pub enum Done {
         through: Seq,
         /// For `PutBlob`: the digest of its content, where it was computed.
         digest: Option<Vec<u8>>,
-    },
-    /// For `PutBlob` with `unless_digest`: the object has these bytes already; attributes may still differ.
-    Unchanged {
-        /// The generation's number.
-        through: Seq,
-        /// The generation's length in bytes.
-        size_bytes: u64,
     },
     /// The object is gone (or was).
     Deleted,

@@ -4,16 +4,17 @@
 //! there, and the foreign object is what the name names from now on; by `local-wins` ours replaces it under its ETag; by `remote-wins` ours is given up.
 //! Markers, overflows and link groups have no bytes of anybody: ours replace them.
 //!
+//! The row of a foreign object has no content of ours (`content_seq` 0), whatever is to be written over it.
+//!
+//! Where the blob reads from an object that is somebody else's now, or gone, it reads from another name's object with the same bytes; where there is
+//! none, what of it is cached becomes ours to upload.
+//!
 //! Invariants: rows change here in batches of their own, under guards; the operation is planned again afterwards and finds another state. Nothing is
 //! given up silently: every conflict is a line in the log, with the ranges that nobody has any more.
 
-use std::ops::Range;
-
-use bytes::Bytes;
-
 use crate::base::id::{NodeId, Seq};
 use crate::engine::file::{Changed, Origin, VfsError};
-use crate::store::blob::{Batch, BlobChange, BlobError, Patience};
+use crate::store::blob::{Batch, Patience};
 use crate::store::meta::{EntryRow, Key, NodeRow, ObjectRow, Row};
 use crate::store::object::{ETag, Head, Listed};
 use crate::store::upload::{GENERATION_MARK, Op};
@@ -21,12 +22,10 @@ use crate::store::upload::{GENERATION_MARK, Op};
 use super::attributes;
 use super::keys;
 use super::layout::Source;
-use super::settle::{View, new_object, source_of};
+use super::settle::{View, new_object};
 use super::share::{ConflictPolicy, Share, Why};
 use super::tree::touch;
 
-/// How many bytes are rescued at a time.
-const RESCUE_BYTES: u64 = 1 << 20;
 /// Names that are tried for one conflict.
 const NAMES_TRIED: u32 = 1000;
 
@@ -74,7 +73,7 @@ impl Share {
             return Ok(());
         }
         if is_ours_overwritten {
-            self.rescue(&view, key).await?;
+            self.let_go(&view, key).await?;
         }
         match self.settings().conflict {
             ConflictPolicy::KeepBoth => self.keep_both(&view, &entry, &listed).await,
@@ -97,7 +96,7 @@ impl Share {
         let family = format!("{}-{}-", self.gateway, row.node);
         let mark = head.attributes.metadata.get(GENERATION_MARK).and_then(|mark| mark.strip_prefix(&family));
         let generation = mark.and_then(|mark| mark.split('-').next()?.parse().ok()).map(Seq);
-        let is_later = generation.is_some_and(|generation| generation == Seq(0) || generation > row.content_seq);
+        let is_later = generation.is_some_and(|generation| generation > row.content_seq);
         if !is_later || self.node(row.node).await.is_ok_and(|row| row.links > 0) {
             return Ok(None);
         }
@@ -117,35 +116,31 @@ impl Share {
             return Ok(());
         }
         if is_bytes {
-            self.rescue(view, key).await?;
+            self.let_go(view, key).await?;
         }
         self.forget_object(key, batch).await
     }
 
     /// The object that `op` reads is not the one that was known.
     pub(super) async fn source_changed(&self, node: NodeId, op: &Op, batch: &mut Batch) -> Result<(), VfsError> {
-        let Some(key) = op.sources().first().map(|key| (*key).to_owned()) else { return Ok(()) };
         let view = self.view(node).await?;
-        let Some(object) = view.object(&key).cloned() else { return Ok(()) };
-        let twin = view
-            .objects
-            .iter()
-            .find(|other| other.key != key && other.content_seq == object.content_seq && is_bytes(self, other));
-        if let (Some(twin), Some(row), false) = (twin, &view.row, view.is_dirty()) {
-            // Another name has the same bytes.
-            if row.blob.0 != 0 {
-                batch.blob(BlobChange::Rebase { id: row.blob, source: source_of(twin).encode() });
-            }
-            self.expire_directory_of(&key).await;
-            return self.forget_object(&key, batch).await;
+        let read = view.info.as_ref().and_then(|info| Source::decode(&info.source)).map(|source| source.key);
+        let Some(key) = op.sources().first().map(|key| (*key).to_owned()).or(read) else { return Ok(()) };
+        let known = view.object(&key).cloned();
+        if let Some(object) = known.filter(|_| !view.is_dirty()) {
+            tracing::info!(key, "changed by somebody else while it was about to be copied: the file follows");
+            return self.check_source_now(node, &object, true).await;
         }
-        if view.is_dirty() {
-            self.rescue(&view, &key).await?;
-            self.expire_directory_of(&key).await;
-            return self.forget_object(&key, batch).await;
+        self.let_go(&view, &key).await?;
+        self.expire_directory_of(&key).await;
+        self.forget_own(node, &key, batch).await
+    }
+
+    async fn forget_own(&self, node: NodeId, key: &str, batch: &mut Batch) -> Result<(), VfsError> {
+        match self.object(key).await? {
+            Some(object) if object.node == node => self.forget_object(key, batch).await,
+            _ => Ok(()),
         }
-        tracing::info!(key, "changed by somebody else while it was about to be copied: the file follows");
-        self.check_source_now(node, &object, true).await
     }
 
     async fn forget_object(&self, key: &str, batch: &mut Batch) -> Result<(), VfsError> {
@@ -238,52 +233,24 @@ impl Share {
         Ok(())
     }
 
-    /// The object that the blob's remote bytes are in was destroyed: what of them is in the cache becomes ours to upload, what is not reads as
-    /// zeros and is named in the log.
-    async fn rescue(&self, view: &View, key: &str) -> Result<(), VfsError> {
+    /// The object at `key` is not ours any more. See the module.
+    pub(super) async fn let_go(&self, view: &View, key: &str) -> Result<(), VfsError> {
         let (Some(row), Some(info)) = (&view.row, &view.info) else { return Ok(()) };
-        if Source::decode(&info.source).is_none_or(|source| source.key != key) {
+        if !view.reads_from(key) {
             return Ok(());
         }
-        let generation = self.blobs.freeze(row.blob).await?;
-        let changed = generation.changed().await?;
-        let len_bytes = generation.len_bytes;
-        drop(generation);
-        let mut lost = Vec::new();
-        for range in gaps(&changed, len_bytes) {
-            let mut at = range.start;
-            while at < range.end {
-                let part = at..range.end.min(at + RESCUE_BYTES);
-                at = part.end;
-                self.rescue_part(row, part, &mut lost).await?;
-            }
+        if let Some(change) = view.read_from_twin(&self.prefix) {
+            let mut batch = Batch::new();
+            batch.blob(change);
+            self.apply(batch).await?;
+            return Ok(());
         }
+        let lost = self.blobs.detach(row.blob, &info.source, Patience::Default).await?;
         if !lost.is_empty() {
             tracing::error!(key, ?lost, "somebody else destroyed bytes that were not in the cache: they read as zeros now");
         }
         Ok(())
     }
-
-    async fn rescue_part(&self, row: &NodeRow, part: Range<u64>, lost: &mut Vec<Range<u64>>) -> Result<(), VfsError> {
-        match self.blobs.read(row.blob, part.clone()).await {
-            Ok(slices) => {
-                let bytes: Bytes = slices.concat().into();
-                self.blobs.write(row.blob, part.start, bytes, Patience::Default).await?;
-            }
-            Err(BlobError::Fetch(crate::store::blob::FetchError::Changed)) => {
-                let mut batch = Batch::new();
-                batch.blob(BlobChange::Discard { id: row.blob, range: part.clone() });
-                self.apply(batch).await?;
-                lost.push(part);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-}
-
-fn is_bytes(share: &Share, object: &ObjectRow) -> bool {
-    keys::content_rank(&share.prefix, &object.key).is_some()
 }
 
 fn attributes_digest(op: &Op) -> u64 {
@@ -291,34 +258,5 @@ fn attributes_digest(op: &Op) -> u64 {
         Op::PutBlob { attributes, .. } | Op::PutBytes { attributes, .. } => attributes::digest(attributes),
         Op::Copy { attributes: Some(attributes), .. } => attributes::digest(attributes),
         Op::Copy { .. } | Op::Delete { .. } => 0,
-    }
-}
-
-/// What of `0..len` is in none of the ranges, which are ordered and apart.
-fn gaps(ranges: &[Range<u64>], len: u64) -> Vec<Range<u64>> {
-    let mut gaps = Vec::new();
-    let mut at = 0;
-    for range in ranges {
-        if range.start > at {
-            gaps.push(at..range.start.min(len));
-        }
-        at = at.max(range.end);
-    }
-    if at < len {
-        gaps.push(at..len);
-    }
-    gaps
-}
-
-#[cfg(test)]
-mod tests {
-    use super::gaps;
-
-    #[test]
-    fn what_is_between_ranges() {
-        assert_eq!(gaps(&[], 5), vec![0..5]);
-        assert_eq!(gaps(std::slice::from_ref(&(0..5)), 5), Vec::new());
-        assert_eq!(gaps(&[1..2, 4..9], 12), vec![0..1, 2..4, 9..12]);
-        assert_eq!(gaps(&[], 0), vec![]);
     }
 }

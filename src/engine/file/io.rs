@@ -47,7 +47,8 @@ impl Share {
                 if !handle.how.read && !handle.how.execute {
                     return Err(VfsError::BadHandle);
                 }
-                let row = self.node(handle.node).await?;
+                // A listing may have found another object since it was opened.
+                let row = self.attributed(who, handle.node).await?;
                 check_file(&row)?;
                 Ok(row)
             }
@@ -72,7 +73,8 @@ impl Share {
                 if !handle.how.write {
                     return Err(VfsError::BadHandle);
                 }
-                let row = self.node(handle.node).await?;
+                // A listing may have found another object since it was opened.
+                let row = self.attributed(who, handle.node).await?;
                 check_file(&row)?;
                 Ok(Writable { row, append: handle.how.append, _writing: None })
             }
@@ -115,7 +117,10 @@ impl Share {
                     watched(who, limit, EndsBy::Death, self.content_changed(row.node)).await??;
                     failed = VfsError::Io("the object in S3 changes faster than it can be read".into());
                 }
-                Err(BlobError::NotFound) => failed = VfsError::Stale,
+                Err(BlobError::NotFound) => {
+                    failed = VfsError::Stale;
+                    self.attributed(who, row.node).await?;
+                }
                 Err(error) => return Err(error.into()),
             }
             row = self.node(row.node).await?;

@@ -5,7 +5,9 @@
 //! bytes. A group's id is `<gateway>-<node>` of the gateway that made it, and is kept by gateways that find it.
 //!
 //! Invariants: the group is written before the objects that name it, and deleted after they no longer do. A name is
-//! taken into a group only if its object says the same group (or is, by ETag, a copy of one that does), so a stale group ties nothing.
+//! taken into a group only if its object has the bytes of the group's, by ETag: a stale group ties nothing, and metadata alone proves nothing,
+//! since who overwrites an object may keep it. The ETag of what was sent in parts, or encrypted with a key, is not that of its copies:
+//! there the group, the length and the modification time (to the nanosecond) decide.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ use crate::store::meta::{EntryRow, Key, ObjectRow, Row};
 use crate::store::object::{ETag, ObjectError};
 use crate::store::upload::{Expected, Op};
 
-use super::attributes::Posix;
+use super::attributes::{self, Posix};
 use super::keys;
 use super::overflow;
 use super::settle::{View, new_object};
@@ -95,7 +97,8 @@ impl Share {
             && there.node != node
             && self.node(there.node).await.is_ok_and(|row| row.links > 0)
         {
-            return self.merge(there.node, node).await;
+            let mtime_ns = self.node(node).await?.mtime_ns;
+            return self.merge(there.node, node, Some(mtime_ns)).await;
         }
         let (head, body) = match self.bucket.get(&key, Some(0..BODY_BYTES_MAX), None).await {
             Ok(found) => found,
@@ -142,13 +145,17 @@ impl Share {
         }
         let Some(object) = self.main_object(other.node).await? else { return Ok(()) };
         let Some(own) = self.main_object(node).await? else { return Ok(()) };
-        if object.etag != own.etag {
-            let head = self.bucket.head(&object.key).await?;
-            if head.attributes.metadata.get("tidegate-link").map(String::as_str) != Some(group) {
-                return Ok(());
-            }
+        if object.etag == own.etag {
+            return self.merge(node, other.node, None).await;
         }
-        self.merge(node, other.node).await
+        let head = self.bucket.head(&object.key).await?;
+        let same_group = head.attributes.metadata.get("tidegate-link").map(String::as_str) == Some(group);
+        let is_seen = head.etag.as_ref().is_some_and(|etag| etag.0 == object.etag);
+        if !same_group || !is_seen {
+            return Ok(());
+        }
+        let decoded = attributes::decode(&head.attributes, head.modified_ns, "", false, &self.rules());
+        self.merge(node, other.node, Some(decoded.posix.mtime_ns)).await
     }
 
     /// The object that a node is best known by.
@@ -156,8 +163,9 @@ impl Share {
         Ok(self.view(node).await?.main_object(&self.prefix).cloned())
     }
 
-    /// Makes all names of `from`, which nobody has changed here, names of `into`.
-    async fn merge(&self, into: NodeId, from: NodeId) -> Result<(), VfsError> {
+    /// Makes all names of `from`, which nobody has changed here, names of `into`, if it has the same bytes. `mtime_ns`: the modification time of
+    /// `from`, where its object says that it is of the same group.
+    async fn merge(&self, into: NodeId, from: NodeId, mtime_ns: Option<i64>) -> Result<(), VfsError> {
         let names = self.meta().names_of(from, keys::NAMES_MAX).await?;
         let mut guarded: Vec<NodeId> = names.iter().map(|name| name.parent).collect();
         guarded.extend([into, from]);
@@ -172,7 +180,14 @@ impl Share {
         {
             return Ok(());
         }
-        let content = self.main_object(into).await?;
+        let (view, seen) = (self.view(into).await?, self.main_object(from).await?);
+        let kept_mtime_ns = self.posix(&view, &kept).await?.mtime_ns;
+        let alike = |seen: &ObjectRow| {
+            let bytes = || view.objects.iter().filter(|object| keys::content_rank(&self.prefix, &object.key).is_some());
+            let same = bytes().find(|object| object.etag == seen.etag);
+            same.or_else(|| bytes().find(|object| self.may_be_copies(object, seen)).filter(|_| mtime_ns == Some(kept_mtime_ns)))
+        };
+        let Some((seen, content)) = seen.as_ref().and_then(|seen| Some((seen, alike(seen)?))) else { return Ok(()) };
         let mut batch = Batch::new();
         for name in &names {
             batch.put(Row::Entry(EntryRow { node: into, kind: kept.kind, ..name.clone() }));
@@ -180,8 +195,11 @@ impl Share {
         }
         for mut object in self.meta().objects_of(from).await? {
             object.node = into;
-            object.attributes_digest = content.as_ref().map_or(0, |content| content.attributes_digest);
-            object.content_seq = content.as_ref().map_or(object.content_seq, |content| content.content_seq);
+            object.attributes_digest = content.attributes_digest;
+            if object.key == seen.key {
+                object.content_seq = content.content_seq;
+                object.content_digest.clone_from(&content.content_digest);
+            }
             batch.put(Row::Object(object));
         }
         batch.put(Row::Node(kept));
@@ -196,6 +214,12 @@ impl Share {
         }
         self.tell(Origin(0), Changed::Attr(into));
         Ok(())
+    }
+
+    /// Whether two objects of different ETags can have the same bytes.
+    fn may_be_copies(&self, one: &ObjectRow, other: &ObjectRow) -> bool {
+        let is_opaque = |object: &ObjectRow| object.etag.contains('-') || self.settings().encryption.is_some();
+        one.size_bytes == other.size_bytes && (is_opaque(one) || is_opaque(other))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is to be uploaded: the difference between what a node is and what the bucket has of it, one operation at a time.
 //!
-//! What lives here: [`Settler`], the planner of the upload queue for files; [`View`], everything that a plan is made from; the order of the steps.
-//! Beside it: `settle/quiet.rs` (when), `settle/occupied.rs` (whose key it is), `settle/outcome.rs` (what follows from an operation).
+//! What lives here: [`Settler`], the planner of the upload queue for files; the order of the steps.
+//! Beside it: `settle/view.rs` (from what), `settle/quiet.rs` (when), `settle/occupied.rs` (whose key it is), `settle/outcome.rs` (what follows from an operation).
 //!
 //! A plan depends on rows alone: the node, its names, its objects, its blob. The steps, each only where something is missing:
 //! 1. nothing while the node is not quiet, or its bytes are dirty and somebody has it open for writing;
@@ -9,12 +9,15 @@
 //! 3. dirty bytes, or bytes that S3 has nowhere: `PutBlob` at a key that the names give (its attributes go along);
 //! 4. the other keys that the names give: `Copy` from the node's own object;
 //! 5. attributes that differ: `Copy` in place, or `PutBytes` for what has no bytes of its own;
-//! 6. objects at keys that the names do not give: `Delete`. Where the node's bytes are in one of them, another that has the same is their source first.
+//! 6. objects at keys that the names do not give: `Delete`. Where the node's bytes are in one of them, a twin is their source before anything else.
 //!
 //! So a rename is 4 and 6, a new file 3, a chmod 5, a removed file 6, and create + write + chmod + rename within the delay is 3 at the final key.
 //!
 //! Invariants:
-//! - The *source* of a node is the object that its blob's remote bytes are in. It is overwritten or deleted only when the blob has another.
+//! - The *source* of a node is the object that its blob's remote bytes are in. It is overwritten, deleted or given up only when the blob reads from
+//!   another: a *twin*, which has the same content at another key, or the log (`conflict.rs`).
+//! - `content_seq` and `content_digest` of an object's row belong to its ETag: they are set with it or copied from a row with it, else unknown. What is
+//!   unknown equals nothing.
 //! - A key that another node's source is at is waited for. Where nodes wait in a circle (a swap of names) the one with the
 //!   smallest number copies itself to `.tidegate/moving/` first.
 //! - A node that is removed while it is open keeps its source; its objects are deleted after the last close.
@@ -27,6 +30,7 @@ mod occupied;
 mod outcome;
 mod quiet;
 mod stateless;
+mod view;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -36,20 +40,19 @@ use bytes::Bytes;
 
 use crate::base::id::{NodeId, Seq};
 use crate::engine::file::{NodeKind, VfsError};
-use crate::store::blob::{Batch, BlobChange, BlobError, BlobInfo, FetchError};
+use crate::store::blob::{Batch, BlobError, FetchError};
 use crate::store::meta::{Key, NodeRow, ObjectRow, Row};
 use crate::store::object::{Attributes, CopySource, ETag, ObjectError, Outcome};
 use crate::store::upload::{Done, Expected, Op, Plan, Planner};
 
 use super::attributes::{self, Posix, Rules};
-use super::handle::Opens;
 use super::keys::{self, Desired};
 use super::layout::Source;
 use super::overflow;
-use super::refresh::FLAG_IMPLIED;
-use super::share::{FLAG_ATTRIBUTES_UNKNOWN, FLAG_XATTRS, Settings, Share};
+use super::share::{FLAG_XATTRS, Settings, Share};
 use occupied::Spot;
 pub(super) use stateless::Stateless;
+pub(super) use view::View;
 
 /// How long a directory whose entries change is left alone before its marker is written again.
 pub(super) const DIRECTORY_QUIET: Duration = Duration::from_secs(15);
@@ -95,70 +98,6 @@ fn words(error: VfsError) -> BlobError {
     BlobError::Fetch(FetchError::Object(ObjectError::Unavailable { reason, outcome: Outcome::Refused }))
 }
 
-/// Everything about a node that a plan is made from.
-pub(super) struct View {
-    pub(super) id: NodeId,
-    /// `None`: it is gone.
-    pub(super) row: Option<NodeRow>,
-    /// The keys that its names give it; of a directory only where it needs a marker.
-    pub(super) desired: Vec<Desired>,
-    /// What the bucket has of it.
-    pub(super) objects: Vec<ObjectRow>,
-    /// Its bytes.
-    pub(super) info: Option<BlobInfo>,
-    pub(super) opens: Opens,
-}
-
-impl View {
-    /// Whether it has a name.
-    pub(super) fn is_alive(&self) -> bool {
-        self.row.as_ref().is_some_and(|row| row.links > 0)
-    }
-
-    pub(super) fn is_dirty(&self) -> bool {
-        self.info.as_ref().is_some_and(BlobInfo::is_dirty)
-    }
-
-    pub(super) fn object(&self, key: &str) -> Option<&ObjectRow> {
-        self.objects.iter().find(|object| object.key == key)
-    }
-
-    pub(super) fn desires(&self, key: &str) -> bool {
-        self.desired.iter().any(|desired| desired.key == key)
-    }
-
-    fn attributes_unknown(&self) -> bool {
-        self.row.as_ref().is_some_and(|row| row.flags & FLAG_ATTRIBUTES_UNKNOWN != 0)
-    }
-
-    /// The object that the node's bytes (or, while they are unknown, its attributes) are in.
-    pub(super) fn source(&self, prefix: &str) -> Option<&ObjectRow> {
-        match &self.info {
-            Some(info) => {
-                let source = Source::decode(&info.source)?;
-                self.objects.iter().find(|object| object.key == source.key && object.etag == source.etag)
-            }
-            None if self.attributes_unknown() => self.main_object(prefix),
-            None => None,
-        }
-    }
-
-    /// The object that a node is best known by: at a key that its names give, else where it stepped aside to, else where it was.
-    pub(super) fn main_object(&self, prefix: &str) -> Option<&ObjectRow> {
-        let rank = |object: &&ObjectRow| match keys::content_rank(prefix, &object.key) {
-            Some(_) if self.desires(&object.key) => Some(0),
-            rank => rank.map(|rank| rank + 1),
-        };
-        self.objects.iter().filter(|object| rank(object).is_some()).min_by_key(rank)
-    }
-
-    /// Whether what the node is can only be had from the object at `key`.
-    pub(super) fn reads(&self, key: &str, prefix: &str) -> bool {
-        let needed = self.is_alive() || (self.row.is_some() && self.opens.handles > 0);
-        needed && self.source(prefix).is_some_and(|source| source.key == key)
-    }
-}
-
 /// A desired key and the attributes that its object is to have.
 struct Dressed<'a> {
     desired: &'a Desired,
@@ -186,58 +125,6 @@ impl Share {
         }
     }
 
-    /// Gathers what a plan is made from.
-    pub(super) async fn view(&self, id: NodeId) -> Result<View, VfsError> {
-        let row = match self.node(id).await {
-            Ok(row) => Some(row),
-            Err(VfsError::Stale) => None,
-            Err(error) => return Err(error),
-        };
-        let objects = self.meta().objects_of(id).await?;
-        let mut view = View { id, row, desired: Vec::new(), objects, info: None, opens: self.handles.opens(id) };
-        let Some(row) = &view.row else { return Ok(view) };
-        if row.blob.0 != 0 {
-            view.info = match self.blobs.info(row.blob).await {
-                Ok(info) => Some(info),
-                Err(BlobError::NotFound) => None,
-                Err(error) => return Err(error.into()),
-            };
-        }
-        if row.links > 0 {
-            let named = self.named_keys(row).await?;
-            if let Some(desired) = named.first().filter(|_| view.is_dirty()) {
-                // What is only here is to be found by its name, also without the database.
-                self.blobs.set_hint(row.blob, desired.key.as_bytes());
-            }
-            if row.kind != NodeKind::Directory || self.wants_marker(&view, row, &named).await? {
-                view.desired = named;
-            }
-        }
-        Ok(view)
-    }
-
-    /// A directory has a marker where it was made or changed here, has one already, or is empty.
-    async fn wants_marker(&self, view: &View, row: &NodeRow, named: &[Desired]) -> Result<bool, VfsError> {
-        let own = view.objects.iter().any(|object| !keys::is_hidden(&self.prefix, &object.key));
-        if row.node == self.root {
-            let has = named.iter().any(|root| view.object(&root.key).is_some());
-            return Ok(has || self.is_changed_directory(row));
-        }
-        if own || row.flags & FLAG_IMPLIED == 0 || self.is_changed_directory(row) {
-            return Ok(true);
-        }
-        Ok(self.meta().entries(row.node, 0, 1).await?.is_empty())
-    }
-
-    /// Whether somebody gave the directory attributes of its own. An entry made in it sets both times alike, and a rename sets the change time:
-    /// neither is such a change.
-    fn is_changed_directory(&self, row: &NodeRow) -> bool {
-        let settings = &*self.settings();
-        (row.mode, row.uid, row.gid) != (settings.dir_mode, settings.uid, settings.gid)
-            || row.flags & FLAG_XATTRS != 0
-            || (row.mtime_ns != row.ctime_ns && row.mtime_ns != row.birth_ns)
-    }
-
     pub(super) async fn plan(&self, id: NodeId) -> Result<Plan, VfsError> {
         // Asked on both sides of the plan: a write that ends while the plan is made may have come too late for it.
         let was_writing = self.remote.writing.has(id);
@@ -248,7 +135,7 @@ impl Share {
     }
 
     async fn plan_now(&self, id: NodeId) -> Result<Plan, VfsError> {
-        let view = self.view(id).await?;
+        let view = self.read_from_a_name(self.view(id).await?).await?;
         let Some(row) = view.row.as_ref().filter(|_| view.is_alive()) else {
             return self.plan_removed(&view).await;
         };
@@ -302,9 +189,10 @@ impl Share {
                 unless_digest: same.map(|source| source.content_digest.clone()),
             })));
         };
+        let content = view.content(prefix);
         for one in &dressed {
             let have = view.object(&one.desired.key);
-            if have.is_some_and(|have| have.content_seq == source.content_seq) {
+            if have.is_some_and(|have| have.key == source.key || Some(have.content_seq) == content) {
                 continue;
             }
             let expected = match self.spot(view, &one.desired.key).await? {
@@ -375,23 +263,7 @@ impl Share {
         let overflow = self.encode(view.id, posix, "").overflow.map(|(name, _)| keys::overflow_key(&self.prefix, &name));
         let group = posix.link.as_ref().map(|group| keys::link_key(&self.prefix, group));
         let kept = |key: &str| view.desires(key) || overflow.as_deref() == Some(key) || group.as_deref() == Some(key);
-        self.leave_source(view).await?;
         self.delete_first(view, |object| !kept(&object.key)).await
-    }
-
-    /// Where the bytes are in an object that no name keeps, they are in another of the node's that has the same from now on. The uploader makes
-    /// that durable before it sends the delete.
-    async fn leave_source(&self, view: &View) -> Result<(), VfsError> {
-        let (Some(row), Some(source)) = (&view.row, view.source(&self.prefix)) else { return Ok(()) };
-        if row.blob.0 == 0 || view.desires(&source.key) {
-            return Ok(());
-        }
-        let same = |object: &&ObjectRow| view.desires(&object.key) && object.content_seq == source.content_seq;
-        let Some(heir) = view.objects.iter().find(same) else { return Ok(()) };
-        let mut batch = Batch::new();
-        batch.blob(BlobChange::Rebase { id: row.blob, source: source_of(heir).encode() });
-        self.apply(batch).await?;
-        Ok(())
     }
 
     /// A node without a name: its objects go, once nobody has it open.
@@ -405,7 +277,7 @@ impl Share {
 
     async fn delete_first(&self, view: &View, surplus: impl Fn(&ObjectRow) -> bool) -> Result<Plan, VfsError> {
         let mut wait = Plan::Settled;
-        for object in view.objects.iter().filter(|object| surplus(object)) {
+        for object in view.objects.iter().filter(|object| surplus(object) && !view.reads(&object.key, &self.prefix)) {
             match self.wanted_by(view.id, &object.key).await? {
                 Some(heir) => wait = self.after(heir).await?,
                 None => {

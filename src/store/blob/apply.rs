@@ -32,6 +32,14 @@ impl BlobChange {
         }
     }
 
+    /// Whether there is still something to change.
+    fn is_due(&self, states: &BTreeMap<BlobId, MutexGuard<'_, State>>) -> bool {
+        match self {
+            Self::Rebase { id, instead_of, .. } => states.get(id).is_none_or(|state| state.source == *instead_of),
+            _ => true,
+        }
+    }
+
     /// Its record.
     fn record(&self, owner: OwnerId, time_ns: i64) -> Record {
         let (kind, offset, len, body) = match self {
@@ -178,7 +186,8 @@ impl BlobStore {
         let mut names = batch.names.clone();
         bodies(jobs, self.body_bytes_max, &mut names)?;
         let time_ns = self.clock.now_ns();
-        let records = batch.records(&names, time_ns);
+        let changes: Vec<&BlobChange> = batch.changes.iter().filter(|change| change.is_due(&states)).collect();
+        let records = records(batch.owner, &names, &changes, time_ns);
         if records.is_empty() {
             return Ok((BlobId(0), Tried::Done(self.last_seq())));
         }
@@ -203,7 +212,7 @@ impl BlobStore {
             self.meta.stage(seq, changes);
         }
         let mut made: BTreeMap<BlobId, State> = BTreeMap::new();
-        for ((change, record), seq) in batch.changes.iter().zip(&records[names_count..]).zip(numbers) {
+        for ((change, record), seq) in changes.into_iter().zip(&records[names_count..]).zip(numbers) {
             let id = change.id();
             if let BlobChange::Create { owner, len_bytes, source, .. } = change {
                 let mut state = State::create(*owner, *len_bytes, source.clone(), seq, time_ns);
@@ -231,18 +240,16 @@ impl BlobStore {
     }
 }
 
-impl Prepared {
-    fn records(&self, names: &[(Vec<Change>, Bytes)], time_ns: i64) -> Vec<Record> {
-        let names = names.iter().map(|(_, body)| Record {
-            kind: Kind::Name,
-            seq: None,
-            owner: self.owner,
-            blob: BlobId(0),
-            offset: 0,
-            len: 0,
-            time_ns,
-            body: body.clone(),
-        });
-        names.chain(self.changes.iter().map(|change| change.record(self.owner, time_ns))).collect()
-    }
+fn records(owner: OwnerId, names: &[(Vec<Change>, Bytes)], changes: &[&BlobChange], time_ns: i64) -> Vec<Record> {
+    let names = names.iter().map(|(_, body)| Record {
+        kind: Kind::Name,
+        seq: None,
+        owner,
+        blob: BlobId(0),
+        offset: 0,
+        len: 0,
+        time_ns,
+        body: body.clone(),
+    });
+    names.chain(changes.iter().map(|change| change.record(owner, time_ns))).collect()
 }

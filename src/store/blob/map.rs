@@ -96,6 +96,16 @@ pub enum Piece {
     Gap(u64, u64),
 }
 
+impl Piece {
+    /// One past its last byte.
+    pub fn end(&self) -> u64 {
+        match self {
+            Self::Extent(extent) => extent.end(),
+            Self::Gap(_, to) => *to,
+        }
+    }
+}
+
 /// Ordered extents that do not overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtentMap {

@@ -119,7 +119,7 @@ pub struct ObjectRow {
     pub modified_ns: i64,
     /// A digest of the attributes that were written with it (0: unknown), to see whether they differ from the node's.
     pub attributes_digest: u64,
-    /// The content that it has: the blob's clean-through number when it was written (0: foreign).
+    /// The content that it has: the blob's clean-through number when it was written, or when a blob was made of it (0: unknown).
     pub content_seq: Seq,
     /// A digest of its bytes as `upload` computes it (empty: unknown), so that unchanged content is not sent again.
     pub content_digest: Vec<u8>,

@@ -9,7 +9,8 @@
 //! What a HEAD decides:
 //! - exactly our mark: ours, adopted;
 //! - a mark of this gateway and subject that is not of an operation whose end we know: an earlier write of ours whose outcome we never learnt
-//!   (the gateway died): it may be replaced, under its own ETag;
+//!   (the gateway died): it may be replaced, under its own ETag. One without a generation says nothing of bytes, so there the ETag must say that they are
+//!   those of a copy of ours;
 //! - what was expected: not written, tried again;
 //! - anything else: foreign.
 //!
@@ -80,12 +81,16 @@ impl Mark {
 /// How an object is known to be ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kin {
-    /// By its mark; marks of the same family above `known` (and those without a generation) are earlier writes of unknown outcome.
+    /// By its mark; marks of the same family above `known` are earlier writes of unknown outcome. So are those without a generation, where the object
+    /// is `copied`: a mark alone proves nothing, since who keeps an object's metadata keeps it with other bytes too.
     Marked {
         /// What this operation writes.
         mark: Mark,
         /// The last generation whose upload we know of.
         known: Seq,
+        /// The ETag of what its copies are made of. `None`: of nothing (it has no bytes of anybody).
+        #[serde(default)]
+        copied: Option<ETag>,
     },
     /// By likeness to the source of a copy that keeps attributes.
     CopyOf(CopySource),
@@ -253,7 +258,12 @@ pub(super) async fn judge(
             Kin::Marked { mark, .. } if mark.is_on(&head) => return Ok(Verdict::Ours(written)),
             Kin::CopyOf(source) if is_copy(bucket, &head, source).await? => return Ok(Verdict::Ours(written)),
             _ if is_expected => return Ok(Verdict::Retry(condition(expected))),
-            Kin::Marked { mark, known } if mark.generation_in(&head).is_some_and(|seq| seq == Seq(0) || seq > *known) => {
+            Kin::Marked { mark, known, copied }
+                if mark.generation_in(&head).is_some_and(|seq| match seq {
+                    Seq(0) => copied.as_ref().is_none_or(|copied| copied == etag),
+                    seq => seq > *known,
+                }) =>
+            {
                 return Ok(Verdict::Retry(Precondition::Matches(etag.clone())));
             }
             _ => {}

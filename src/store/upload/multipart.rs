@@ -76,16 +76,19 @@ impl Runner {
         unless_digest: Option<&[u8]>,
         progress: &Progress,
     ) -> Result<Done, Failure> {
-        let base = base.filter(|_| self.bucket.capabilities().part_copy);
         let changed = generation.changed().await?;
         let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: None };
-        if unless_digest.is_some() && covers(generation, &changed) {
+        if let (Some(known), Some(base), true) = (unless_digest, base, covers(generation, &changed)) {
             let digest = self.digest(generation).await?;
-            if unless_digest == Some(&digest) {
-                self.counts.add("unchanged");
-                return Ok(Done::Unchanged { through: content.through, size_bytes: content.size_bytes });
+            if known == digest {
+                self.pending.abandon(self, subject).await?;
+                let content = Content { digest: Some(digest), ..content.clone() };
+                if let Some(done) = self.put_unchanged(subject, op, base, &kin, attributes, &content).await? {
+                    return Ok(done);
+                }
             }
         }
+        let base = base.filter(|_| self.bucket.capabilities().part_copy);
         let parts = self.cut(generation.len_bytes, &changed, base.map_or(0, |_| generation.len_bytes))?;
         let mark = mark_of(&kin);
         self.run_parts(Job { subject, op, generation: Some(generation), base, parts, kin, mark, attributes }, content, progress)
@@ -112,7 +115,7 @@ impl Runner {
         let mark = Mark::new(&self.gateway, subject, Seq(0), op.target(), &attributes, format!("{source:?}").as_bytes());
         let marked = mark.on(&attributes);
         let parts = self.cut(content.size_bytes, &[], content.size_bytes)?;
-        let kin = Kin::Marked { mark, known: Seq(0) };
+        let kin = Kin::Marked { mark, known: Seq(0), copied: source.etag.clone() };
         let mark = mark_of(&kin);
         let job = Job { subject, op, generation: None, base: Some(source), parts, kin, mark, attributes: &marked };
         self.run_parts(job, content, progress).await

@@ -21,7 +21,7 @@ use super::pending::Pending;
 use super::{Done, Expected, Op, Settings, digest};
 use crate::base::id::{BlobId, OwnerId, Seq};
 use crate::store::blob::{BlobError, BlobStore, FetchError, Generation};
-use crate::store::object::{Attributes, Body, CopySource, ObjectError, SharedStore, Written};
+use crate::store::object::{Attributes, Body, CopySource, ETag, ObjectError, SharedStore, Written};
 
 /// What an owner's operations share.
 pub(super) struct Runner {
@@ -133,7 +133,7 @@ impl Runner {
                     subject,
                     op,
                     vec![body.clone()],
-                    Kin::Marked { mark: mark.clone(), known: Seq(0) },
+                    Kin::Marked { mark: mark.clone(), known: Seq(0), copied: None },
                     &mark.on(attributes),
                     content,
                 )
@@ -169,7 +169,8 @@ impl Runner {
         let known = self.blobs.info(blob).await?.clean_through;
         let generation = self.blobs.freeze(blob).await?;
         let mark = Mark::new(&self.gateway, subject, generation.seq, key, attributes, b"");
-        let kin = Kin::Marked { mark: mark.clone(), known };
+        let copied = base.as_ref().and_then(|base| base.etag.clone()).unwrap_or_else(|| ETag(String::new()));
+        let kin = Kin::Marked { mark: mark.clone(), known, copied: Some(copied) };
         let marked = mark.on(attributes);
         if generation.len_bytes >= self.settings.multipart_threshold_bytes.max(1) {
             return self
@@ -185,12 +186,37 @@ impl Runner {
         };
         check_length(&slices, generation.len_bytes)?;
         let digest = digest::root(&digest::leaves(&slices).await);
-        let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: None };
-        if unless_digest.as_ref() == Some(&digest) {
-            self.counts.add("unchanged");
-            return Ok(Done::Unchanged { through: content.through, size_bytes: content.size_bytes });
+        let is_there = unless_digest.as_ref() == Some(&digest);
+        let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: Some(digest) };
+        if let (true, Some(base)) = (is_there, base)
+            && let Some(done) = self.put_unchanged(subject, op, base, &kin, &marked, &content).await?
+        {
+            return Ok(done);
         }
-        self.put(subject, op, slices, kin, &marked, Content { digest: Some(digest), ..content }).await
+        self.put(subject, op, slices, kin, &marked, content).await
+    }
+
+    /// The object at the key has these bytes already, as far as is known: they are copied onto themselves with the new attributes. That needs the object
+    /// to be the one that is known; `None`: it is not, and the bytes have to be sent.
+    pub(super) async fn put_unchanged(
+        &self,
+        subject: u64,
+        op: &Op,
+        base: &CopySource,
+        kin: &Kin,
+        attributes: &Attributes,
+        content: &Content,
+    ) -> Result<Option<Done>, Failure> {
+        if base.key != op.target() || content.size_bytes > self.bucket.capabilities().part_bytes_max {
+            return Ok(None);
+        }
+        self.counts.add("unchanged");
+        match self.land(subject, op, &Write::Copy(base, Some(attributes)), kin.clone(), content.clone()).await {
+            Ok(done @ Done::Written { .. }) => Ok(Some(done)),
+            Ok(_) => Ok(None),
+            Err(failure) if failure.suspect.is_none() && !failure.endpoint => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// One `PutObject`.
@@ -231,7 +257,7 @@ impl Runner {
             Some(attributes) => {
                 let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, from.as_bytes());
                 let marked = mark.on(attributes);
-                let kin = Kin::Marked { mark, known: Seq(0) };
+                let kin = Kin::Marked { mark, known: Seq(0), copied: source.etag.clone() };
                 self.land(subject, op, &Write::Copy(source, Some(&marked)), kin, content).await
             }
         }

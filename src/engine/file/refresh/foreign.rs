@@ -4,12 +4,14 @@
 //! the node open keeps the node, with its new bytes or with none.
 
 use crate::base::id::{BlobId, NodeId, Seq};
+use crate::engine::file::layout::Source;
+use crate::engine::file::settle::View;
 use crate::engine::file::share::{FLAG_ATTRIBUTES_UNKNOWN, Share, Why};
 use crate::engine::file::tree::{Known, touch};
 use crate::engine::file::{Changed, NodeKind, Origin, VfsError};
 use crate::store::blob::{Batch, BlobChange, BlobInfo};
 use crate::store::meta::{EntryRow, Key, NodeRow, ObjectRow, Row};
-use crate::store::object::Listed;
+use crate::store::object::{ETag, Head, Listed, ObjectError};
 
 use super::FLAG_IMPLIED;
 
@@ -42,9 +44,10 @@ impl Share {
             return Ok(false);
         }
         tracing::debug!(key = object.key, node = %entry.node, "overwritten by somebody else: the file follows");
+        let view = self.view(entry.node).await?;
         let mut batch = Batch::new();
-        let event = if known.row.links > 1 {
-            self.part(entry, known.row, object, &mut batch).await?
+        let event = if known.row.links > 1 && is_key_of(&view, entry, &object.key) {
+            self.part(&view, entry, known.row, object, &mut batch).await?
         } else {
             self.refill(known.row, object, &mut batch).await?
         };
@@ -83,8 +86,17 @@ impl Share {
         Ok(Changed::Data(node, 0..u64::MAX))
     }
 
-    /// One of several names was overwritten: it is a node of its own from now on. Under the guards of both.
-    async fn part(&self, entry: &EntryRow, mut row: NodeRow, object: &Listed, batch: &mut Batch) -> Result<Changed, VfsError> {
+    /// One of several names was overwritten: it is a node of its own from now on. Under the guards of both. Where the others' bytes were in its
+    /// object, they are had from theirs from now on; where none of theirs has them yet, their job finds out.
+    async fn part(
+        &self,
+        view: &View,
+        entry: &EntryRow,
+        mut row: NodeRow,
+        object: &Listed,
+        batch: &mut Batch,
+    ) -> Result<Changed, VfsError> {
+        batch.blobs.extend(view.read_from_twin(&self.prefix).filter(|_| view.reads_from(&object.key)));
         let new = self.unknown_row(NodeKind::File, object.modified_ns).await?;
         row.links -= 1;
         row.ctime_ns = self.now_ns().max(row.ctime_ns + 1);
@@ -119,8 +131,19 @@ impl Share {
         if self.is_busy(&known, by_its_job).await? {
             return Ok(false);
         }
+        let view = self.view(entry.node).await?;
         let mut batch = Batch::new();
         batch.drop(Key::Object(self.owner, object.key.clone()));
+        if known.row.links > 1 {
+            batch.blobs.extend(view.read_from_twin(&self.prefix).filter(|_| view.reads_from(&object.key)));
+            if !is_key_of(&view, entry, &object.key) {
+                // No name says that it is to be there: none goes with it.
+                self.unsettle(&mut batch, &known.row, Why::Content);
+                self.apply(batch).await?;
+                self.settle_soon(entry.node);
+                return Ok(true);
+            }
+        }
         self.unname_here(entry, known, batch).await?;
         Ok(true)
     }
@@ -160,10 +183,39 @@ impl Share {
         Ok(())
     }
 
-    /// A read found that the object is not the one that was known (`FetchError::Changed`): look again, so that the read can be tried again.
+    /// The name of a node that an object at `key` is of, else any.
+    pub(super) async fn name_at(&self, node: NodeId, key: &str) -> Result<Option<EntryRow>, VfsError> {
+        let named = self.entry_at(key).await?.filter(|entry| entry.node == node);
+        Ok(match named {
+            Some(entry) => Some(entry),
+            None => self.meta().names_of(node, 1).await?.pop(),
+        })
+    }
+
+    /// A read found that the object is not the one that was known (`FetchError::Changed`): look again, so that the read can be tried again. Where the
+    /// file has bytes of its own to upload, it keeps them: the conflict comes with its upload, but no read fails until then.
     pub(in crate::engine::file) async fn content_changed(&self, node: NodeId) -> Result<(), VfsError> {
-        let Some(source) = self.view(node).await?.source(&self.prefix).cloned() else { return Ok(()) };
-        self.check_source_now(node, &source, false).await
+        let view = self.view(node).await?;
+        let Some(read) = view.info.as_ref().and_then(|info| Source::decode(&info.source)) else { return Ok(()) };
+        let found = self.found_at(&read.key).await?;
+        if found.as_ref().is_some_and(|(_, etag)| etag.0 == read.etag) {
+            return Ok(());
+        }
+        if view.is_dirty() || view.twin(&self.prefix).is_some() {
+            return self.let_go(&view, &read.key).await;
+        }
+        match view.source(&self.prefix) {
+            Some(source) => self.follow(node, source, found, false).await,
+            None => self.unsettle_content(node).await,
+        }
+    }
+
+    async fn found_at(&self, key: &str) -> Result<Option<(Head, ETag)>, VfsError> {
+        match self.bucket.head(key).await {
+            Ok(head) => Ok(head.etag.clone().map(|etag| (head, etag))),
+            Err(ObjectError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Asks the bucket for the object that a node's bytes are in, and follows what is there now. `by_its_job` as in [`Self::adopt_now`].
@@ -173,14 +225,20 @@ impl Share {
         source: &ObjectRow,
         by_its_job: bool,
     ) -> Result<(), VfsError> {
-        let entry = self.meta().names_of(node, 1).await?.pop();
-        let found = match self.bucket.head(&source.key).await {
-            Ok(head) => Some(head),
-            Err(crate::store::object::ObjectError::NotFound) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let Some(entry) = entry else { return Ok(()) };
-        match found.and_then(|head| head.etag.clone().map(|etag| (head, etag))) {
+        let found = self.found_at(&source.key).await?;
+        self.follow(node, source, found, by_its_job).await
+    }
+
+    /// The node becomes what was found at the key of its object, if that is another one.
+    async fn follow(
+        &self,
+        node: NodeId,
+        source: &ObjectRow,
+        found: Option<(Head, ETag)>,
+        by_its_job: bool,
+    ) -> Result<(), VfsError> {
+        let Some(entry) = self.name_at(node, &source.key).await? else { return Ok(()) };
+        match found {
             Some((_, etag)) if etag.0 == source.etag => Ok(()),
             Some((head, etag)) => {
                 let (key, size_bytes, modified_ns) = (source.key.clone(), head.size_bytes, head.modified_ns);
@@ -195,4 +253,9 @@ impl Share {
             }
         }
     }
+}
+
+/// Whether the entry's object is to be at `key`.
+fn is_key_of(view: &View, entry: &EntryRow, key: &str) -> bool {
+    view.desired.iter().any(|desired| desired.key == key && desired.entry.as_ref() == Some(entry))
 }

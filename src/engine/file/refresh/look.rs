@@ -113,7 +113,7 @@ impl Share {
         if self.main_object(row.node).await?.as_ref() != Some(object) {
             return Ok(false);
         }
-        let Some(name) = self.meta().names_of(row.node, 1).await?.pop() else { return Err(VfsError::Stale) };
+        let Some(name) = self.name_at(row.node, &object.key).await? else { return Err(VfsError::Stale) };
         if self.vanish(&name, object).await? {
             Err(VfsError::Stale)
         } else {
@@ -181,6 +181,7 @@ impl Share {
             return Ok(now.flags & FLAG_ATTRIBUTES_UNKNOWN == 0);
         }
         let mut batch = Batch::new();
+        let mut object = object.clone();
         self.fill(&mut now, &found, &mut batch).await?;
         if now.kind == NodeKind::File {
             let source = Source {
@@ -190,12 +191,13 @@ impl Share {
                 size_bytes: object.size_bytes,
             };
             (now.blob, now.times_seq) = self.new_remote_blob(&source).await?;
+            object.content_seq = now.times_seq;
         }
         for name in names.into_iter().filter(|name| name.kind != now.kind) {
             batch.put(Row::Entry(EntryRow { kind: now.kind, ..name }));
         }
         let node = now.node;
-        batch.put(Row::Object(object.clone()));
+        batch.put(Row::Object(object));
         batch.put(Row::Node(now));
         self.apply(batch).await?;
         self.tell(Origin(0), Changed::Attr(node));

@@ -6,6 +6,8 @@ mod counts;
 mod foreign;
 mod model;
 mod renames;
+mod rescue;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,6 +118,13 @@ impl World {
         self.store.put(key, body.into(), &attributes, &Precondition::None).await.unwrap();
     }
 
+    /// As `put`, with the metadata that the object has: a script that changes the bytes alone.
+    async fn put_alike(&self, key: &str, body: &str) {
+        let attributes = self.store.object(key).unwrap().head.attributes.clone();
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        self.store.put(key, body.into(), &attributes, &Precondition::None).await.unwrap();
+    }
+
     async fn delete(&self, key: &str) {
         self.store.delete(key, None).await.unwrap();
     }
@@ -199,6 +208,21 @@ impl Gateway {
         let slices = self.share.read(&self.who, Io::Handle(opened.handle), 0, 1 << 20).await;
         Vfs::close(&*self.share, opened.handle).await?;
         Ok(String::from_utf8_lossy(&slices?.concat()).into_owned())
+    }
+
+    /// Writes through a handle.
+    async fn put_at(&self, opened: &Opened, offset: usize, body: &'static [u8]) {
+        let io = Io::Handle(opened.handle);
+        self.share.write(&self.who, io, offset as u64, Bytes::from_static(body)).await.unwrap();
+    }
+
+    /// What is clean of a file is in the bucket alone from now on.
+    async fn evict(&self, path: &str) {
+        let node = self.walk(path).await.unwrap().node;
+        let blob = self.share.node(node).await.unwrap().blob;
+        if blob.0 != 0 {
+            self.blobs.evict(blob).await.unwrap();
+        }
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<(), VfsError> {

@@ -42,7 +42,6 @@ impl Share {
                 }
                 batch.put(Row::Object(object));
             }
-            Done::Unchanged { through, .. } => self.record_unchanged(node, op, *through, batch).await?,
             Done::Deleted => {
                 if self.object(op.target()).await?.is_some_and(|object| object.node == node) {
                     batch.drop(Key::Object(self.owner, op.target().to_owned()));
@@ -64,9 +63,6 @@ impl Share {
                 if attributes::is_open(attributes) {
                     self.remote.marked_open.lock().insert(node);
                 }
-            }
-            (Op::PutBlob { .. }, Done::Unchanged { .. }) => {
-                self.remote.published.lock().remove(&node);
             }
             _ => {}
         }
@@ -106,20 +102,12 @@ impl Share {
         }
         let (Some(row), Some(info)) = (&view.row, &view.info) else { return Ok(()) };
         let is_source = Source::decode(&info.source).is_some_and(|now| now.key == source.key && now.etag == etag);
-        if is_source && (object.key == source.key || !view.desires(&source.key)) {
-            batch.blob(BlobChange::Rebase { id: row.blob, source: source_of(object).encode() });
+        if is_source && let Some(content) = view.content(&self.prefix) {
+            object.content_seq = content;
         }
-        Ok(())
-    }
-
-    /// The object had these bytes already; so have the node's others that had the same content as it.
-    async fn record_unchanged(&self, node: NodeId, op: &Op, through: Seq, batch: &mut Batch) -> Result<(), VfsError> {
-        let Op::PutBlob { blob, key, .. } = op else { return Ok(()) };
-        let objects = self.meta().objects_of(node).await?;
-        let Some(same) = objects.iter().find(|object| object.key == *key) else { return Ok(()) };
-        self.clean_through(*blob, through, same, batch).await?;
-        for object in objects.iter().filter(|object| object.content_seq == same.content_seq) {
-            batch.put(Row::Object(ObjectRow { content_seq: through, ..object.clone() }));
+        if is_source && (object.key == source.key || !view.desires(&source.key)) {
+            let instead_of = info.source.clone();
+            batch.blob(BlobChange::Rebase { id: row.blob, instead_of, source: source_of(object).encode() });
         }
         Ok(())
     }

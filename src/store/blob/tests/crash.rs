@@ -201,7 +201,7 @@ impl Run {
                 let source = store.info(id).await?.source;
                 if !source.is_empty() {
                     let mut batch = Batch::new();
-                    batch.blob(BlobChange::Rebase { id, source });
+                    batch.blob(BlobChange::Rebase { id, instead_of: source.clone(), source });
                     store.apply(OWNER, batch).await?;
                 }
                 Ok(())

@@ -192,3 +192,55 @@ async fn a_run_that_was_cut_shorter_than_a_plan_is_not_taken_for_it() {
         assert_eq!(other.await.unwrap().unwrap().concat(), &data[..1_000]);
     }
 }
+
+/// What S3 had is gone: what is here stays, the rest is zeros and told.
+#[tokio::test(start_paused = true)]
+async fn a_detached_blob_keeps_what_is_cached_and_what_is_written() {
+    let mut world = World::new(64, 1);
+    let store = world.open().await;
+    let data = bytes(1, 5_000_000);
+    let id = foreign(&store, &world, &data).await;
+    store.read(id, 2 << 20..(2 << 20) + 10).await.unwrap();
+    for (offset, part) in [(1_000_000_u64, bytes(2, 300_000)), (4_999_990, bytes(3, 10))] {
+        store.write(id, offset, part, Patience::Default).await.unwrap();
+    }
+    let source = store.info(id).await.unwrap().source;
+    let before = store.info(id).await.unwrap().modified_ns;
+    assert_eq!(store.detach(id, &Bytes::from_static(b"another"), Patience::Default).await.unwrap(), vec![]);
+    let lost = store.detach(id, &source, Patience::Default).await.unwrap();
+    assert_eq!(lost, vec![0..1_000_000, 1_300_000..2 << 20, 3 << 20..4_999_990]);
+    let mut expected = vec![0; 5_000_000];
+    expected[2 << 20..3 << 20].copy_from_slice(&data[2 << 20..3 << 20]);
+    expected[1_000_000..1_300_000].copy_from_slice(&bytes(2, 300_000));
+    expected[4_999_990..].copy_from_slice(&bytes(3, 10));
+    let requests = world.remote.fetches.lock().len();
+    assert!(store.read(id, 0..5_000_000).await.unwrap().concat() == expected);
+    assert_eq!(store.detach(id, &source, Patience::Default).await.unwrap(), vec![]);
+    let info = store.info(id).await.unwrap();
+    assert!(info.is_dirty());
+    assert_eq!(info.modified_ns, before, "nobody wrote anything");
+    store.test_accounts().await;
+    store.sync().await.unwrap();
+    drop(store);
+    world.power_loss(7);
+    let store = world.open().await;
+    assert!(store.read(id, 0..5_000_000).await.unwrap().concat() == expected);
+    assert_eq!(world.remote.fetches.lock().len(), requests);
+    let all = 0..5_000_000;
+    assert_eq!(store.freeze(id).await.unwrap().changed().await.unwrap(), vec![all]);
+    store.test_accounts().await;
+}
+
+/// A blob that reads from elsewhere by now stays there, whoever wants it to read from yet another place.
+#[tokio::test(start_paused = true)]
+async fn a_late_rebase_changes_nothing() {
+    let world = World::new(24, 1);
+    let store = world.open().await;
+    let id = foreign(&store, &world, &bytes(1, 1_000)).await;
+    let first = store.info(id).await.unwrap().source;
+    let (second, third) = (world.remote.put(bytes(1, 1_000)), world.remote.put(bytes(2, 1_000)));
+    for source in [second.clone(), third] {
+        store.test_apply(BlobChange::Rebase { id, instead_of: first.clone(), source }).await;
+    }
+    assert_eq!(store.info(id).await.unwrap().source, second);
+}

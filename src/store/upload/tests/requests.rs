@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::world::{OWNER, World, small_parts, small_settings};
-use crate::store::object::Capabilities;
 use crate::store::object::layer::Kind;
+use crate::store::object::{Attributes, Capabilities, ObjectStore, Precondition};
 use crate::store::upload::Settings;
 
 #[tokio::test(start_paused = true)]
@@ -85,16 +87,21 @@ async fn the_bytes_that_are_there_are_not_sent_again() {
         let before = world.meter.counts();
         gateway.write(1, 0, &content).await;
         gateway.drain().await;
-        let sent = world.meter.counts().total() - before.total();
+        let counts = world.meter.counts();
+        let (sent, copies) = (counts.total() - before.total(), counts.of(Kind::Copy));
         // Parts of 4 KiB have no digest of the whole: a large object is digested only where its parts are whole mebibytes.
-        assert_eq!(sent == 0, size == 100, "{size}: {sent}");
+        assert_eq!((sent, copies) == (1, 1), size == 100, "{size}: {sent}");
+        assert_eq!(counts.up_bytes == before.up_bytes, size == 100);
     }
+}
+
+fn large() -> Settings {
+    Settings { multipart_threshold_bytes: 3 << 20, part_bytes: 2 << 20, ..Settings::default() }
 }
 
 #[tokio::test(start_paused = true)]
 async fn large_bytes_that_are_there_are_not_sent_again_either() {
-    let settings = Settings { multipart_threshold_bytes: 3 << 20, part_bytes: 2 << 20, ..Settings::default() };
-    let world = World::new(small_parts(true), settings);
+    let world = World::new(small_parts(true), large());
     let gateway = world.open().await;
     let content: Vec<u8> = (0..5_000_000_u32).map(|at| (at % 249) as u8).collect();
     gateway.create(1, "k", &content).await;
@@ -103,8 +110,35 @@ async fn large_bytes_that_are_there_are_not_sent_again_either() {
     let before = world.meter.counts();
     gateway.write(1, 0, &content).await;
     gateway.drain().await;
-    assert_eq!(world.meter.counts().total(), before.total());
-    assert_eq!(gateway.model.ended.lock().last().unwrap().1, "put unchanged");
+    let counts = world.meter.counts();
+    assert_eq!((counts.total() - before.total(), counts.of(Kind::Copy)), (1, 1));
+    assert_eq!(counts.up_bytes, before.up_bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_bytes_are_sent_where_the_object_is_gone_and_a_conflict_where_it_is_another() {
+    for (settings, size) in [(Settings::default(), 100), (large(), 5_000_000)] {
+        for theirs in [false, true] {
+            let world = World::new(small_parts(true), settings.clone());
+            let gateway = world.open().await;
+            let content: Vec<u8> = (0..size).map(|at| (at % 249) as u8).collect();
+            gateway.create(1, "k", &content).await;
+            gateway.drain().await;
+            if theirs {
+                world
+                    .store
+                    .put("k", Bytes::from_static(b"theirs").into(), &Attributes::default(), &Precondition::None)
+                    .await
+                    .unwrap();
+            } else {
+                world.store.delete("k", None).await.unwrap();
+            }
+            gateway.write(1, 0, &content).await;
+            gateway.drain().await;
+            assert_eq!(gateway.model.conflicts.lock().len(), 1, "told, whatever becomes of it");
+            assert_eq!(world.store.object("k.conflict").unwrap().bytes, content);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

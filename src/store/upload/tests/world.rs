@@ -386,7 +386,8 @@ impl Planner for Model {
                         row.content_digest = old.content_digest;
                         row.content_seq = old.content_seq;
                         row.attributes_digest = attributes.as_ref().map_or(old.attributes_digest, mode_of);
-                        batch.blob(BlobChange::Rebase { id: want.blob, source });
+                        let instead_of = self.blobs.info(want.blob).await?.source;
+                        batch.blob(BlobChange::Rebase { id: want.blob, instead_of, source });
                     }
                     Op::PutBytes { attributes, body, .. } => {
                         row.attributes_digest = mode_of(attributes);
@@ -395,12 +396,6 @@ impl Planner for Model {
                     Op::Delete { .. } => panic!("a delete writes nothing"),
                 }
                 batch.put(Row::Object(row));
-            }
-            Done::Unchanged { through, size_bytes } => {
-                let Some(Row::Object(row)) = self.blobs.meta().get(&key).await? else { panic!("unchanged nothing") };
-                let source = source_of(op.target(), &row.etag);
-                let (through, len_bytes) = (*through, *size_bytes);
-                batch.blob(BlobChange::CleanThrough { id: want.blob, through, len_bytes, source });
             }
             Done::Deleted => {
                 batch.drop(key);
@@ -428,7 +423,6 @@ impl Planner for Model {
         };
         let done = match done {
             Done::Written { .. } | Done::Deleted => "",
-            Done::Unchanged { .. } => " unchanged",
             Done::Conflict(_) => " conflict",
             Done::SourceChanged => " source changed",
         };

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::*;
 use crate::base::seeds;
+use crate::engine::file::share::ConflictPolicy;
 
 const STEPS: usize = 60;
 
@@ -132,6 +133,19 @@ async fn step(gateway: &Gateway, model: &mut Model, random: &mut fastrand::Rng, 
                 model.names.insert(other, Some(file));
             }
         }
+        10 if random.u8(..3) == 0 => {
+            // What is clean is not here any more.
+            if !model.is_dir(&path) && model.names.contains_key(&path) {
+                gateway.evict(&path).await;
+            }
+        }
+        10 if random.bool() => {
+            // The same bytes again.
+            if let Some(Some(file)) = model.names.get(&path).copied() {
+                let body = model.files[file].clone();
+                gateway.write(&path, &body).await.unwrap();
+            }
+        }
         10 => {
             if model.names.contains_key(&path) {
                 gateway.chmod(&path, [0o600, 0o640, 0o755][random.usize(..3)]).await.unwrap();
@@ -153,6 +167,9 @@ async fn agree(world: &World, gateway: &Gateway) -> BTreeMap<String, String> {
     assert_eq!(files_of(&tree), files);
     for path in files {
         assert_eq!(world.body(&path).unwrap(), gateway.read(&path).await.unwrap(), "{path}");
+        gateway.evict(&path).await;
+        assert_eq!(world.body(&path).unwrap(), gateway.read(&path).await.unwrap(), "{path}, out of the bucket");
+        gateway.evict(&path).await;
     }
     for path in tree.iter().filter(|(_, what)| what.starts_with("Directory")).map(|(path, _)| format!("{path}/")) {
         assert!(keys.iter().any(|key| key.starts_with(&path)), "{path} is not in the bucket: {keys:?}");
@@ -235,10 +252,10 @@ fn the_bucket_becomes_the_tree_though_the_power_fails() {
 /// Somebody else does something to a name.
 async fn meddle(world: &World, random: &mut fastrand::Rng, number: usize) {
     let path = any_path(random);
-    if random.bool() {
-        world.put(&path, &format!("foreign {number}"), &[]).await;
-    } else {
-        world.delete(&path).await;
+    match random.u8(..5) {
+        0 | 1 => world.put(&path, &format!("foreign {number}"), &[]).await,
+        2 if world.body(&path).is_some() => world.put_alike(&path, &format!("foreign {number}")).await,
+        _ => world.delete(&path).await,
     }
 }
 
@@ -246,7 +263,8 @@ async fn meddle(world: &World, random: &mut fastrand::Rng, number: usize) {
 fn whatever_others_write_the_bucket_becomes_the_tree() {
     worlds(async |seed| {
         let mut random = fastrand::Rng::with_seed(seed ^ 0xf0f0);
-        let world = World::with(Settings { refresh: Duration::from_secs(7), ..Settings::default() });
+        let conflict = if seed % 3 == 1 { ConflictPolicy::LocalWins } else { ConflictPolicy::KeepBoth };
+        let world = World::with(Settings { refresh: Duration::from_secs(7), conflict, ..Settings::default() });
         let gateway = world.gateway("gw").await;
         gateway.names("").await.unwrap();
         weather(&world, seed, 0..15);
@@ -285,13 +303,25 @@ fn has_both_shapes(keys: &[String]) -> bool {
 /// One verb; what is there decides whether it can be done.
 async fn try_step(gateway: &Gateway, random: &mut fastrand::Rng, number: usize) {
     let (path, other) = (any_path(random), any_path(random));
-    let _ = match random.u8(..10) {
+    let _ = match random.u8(..14) {
         0..=2 => gateway.write(&path, &format!("ours {number}")).await,
         3 => gateway.mkdir(&path).await.map(|_| ()),
         4 | 5 => gateway.rename(&path, &other).await,
         6 => gateway.rename_how(&path, &other, Rename::Exchange).await,
         7 => gateway.remove(&path).await,
         8 => gateway.rmdir(&path).await,
+        9 => gateway.link(&path, &other).await,
+        10 => gateway.chmod(&path, [0o600, 0o640, 0o755][random.usize(..3)]).await,
+        11 => match gateway.read(&path).await {
+            Ok(body) => gateway.write(&path, &body).await,
+            failed => failed.map(|_| ()),
+        },
+        12 => {
+            if gateway.walk(&path).await.is_ok() {
+                gateway.evict(&path).await;
+            }
+            Ok(())
+        }
         _ => {
             tokio::time::sleep(Duration::from_millis(random.u64(..9000))).await;
             Ok(())
