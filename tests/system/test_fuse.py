@@ -1,5 +1,6 @@
 """What the kernel is told and what it keeps: caches next to other front ends, a share that is read-only, failures in the log."""
 
+import collections
 import errno
 import os
 import re
@@ -38,7 +39,7 @@ def test_the_mount_has_the_names_that_nfs_made_as_soon_as_they_are_acknowledged(
     gateway = make_gateway(share=NFS).start()
     client = nfs_client.Client(gateway.nfs_port)
     root = client.mount()
-    for number in range(300):
+    for number in range(100):
         one, two = f"one{number}", f"two{number}"
         paths = [gateway.mount / one, gateway.mount / two]
         # The kernel remembers that they do not exist, and a listing without them.
@@ -202,9 +203,9 @@ def test_a_failed_operation_is_one_line_with_share_node_and_caller(far_away):  #
     found = lines()
     assert found and all("WARN" in line and "demo" in line and "S3 does not answer" in line for line in found), found
     assert all(re.search(rf'operation="?read"? node={nodes[0]} uid=1234 pid=\d+', line) for line in found), found
-    # Many at once are a few lines.
+    # Many at once are a few lines a second, however many reads the kernel makes of each; ten may be at a second's end and ten at its begin.
     threads = [threading.Thread(target=refused, args=(path.read_bytes,)) for path in paths[1:]]
     [thread.start() for thread in threads]
     [thread.join(60) for thread in threads]
-    count = len(lines()) - len(found)
-    assert 1 <= count <= 30, count
+    each_second = collections.Counter(line.split(".")[0] for line in lines())
+    assert max(each_second.values()) <= 20, each_second
