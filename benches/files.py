@@ -1,6 +1,6 @@
 """Files on FUSE, side by side: Tidegate, s3fs, rclone, and passthrough_ll as the ceiling.
 
-All in one run on one disk; the S3 peers use one endpoint (`tidegate s3`) through one proxy. Figures are medians of three; ratios are
+All in one run on one disk; the S3 peers use one endpoint (`tidegate s3`) through one proxy. Figures are medians of the passes (three), which take turns; ratios are
 Tidegate's speed over the peer's, so above 1 is faster. What a row's operation survives, once it returned, differs by peer and stands beside it:
 N nothing, P the process, L power loss (local disk), R it is in S3.
 """
@@ -23,9 +23,11 @@ arguments = argparse.ArgumentParser()
 arguments.add_argument("--target", required=True)
 arguments.add_argument("--quick", action="store_true", help="a tenth of the load, one pass: does it run at all")
 arguments.add_argument("--latency-ms", type=int, default=0)
+arguments.add_argument("--passes", type=int, default=3)
+arguments.add_argument("--rows", default="", help="only rows whose name begins with one of these, by commas; later rows use earlier rows' files")
 options = arguments.parse_args()
 TARGET = pathlib.Path(options.target)
-PASSES = 1 if options.quick else 3
+PASSES = 1 if options.quick else options.passes
 SCALE = 10 if options.quick else 1
 ROOT = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-bench-", dir="/var/tmp"))
 children = []
@@ -281,24 +283,25 @@ def rows():
 def main():
     endpoint = Endpoint()
     peers = [kind(endpoint) for kind in (Tidegate, S3fs, Rclone, Passthrough)]
-    print(f"S3 latency {options.latency_ms} ms; median of {PASSES}; ratio = tidegate / peer; durability N nothing, P process, L power loss, R in S3")
+    print(f"S3 latency {options.latency_ms} ms; median of {PASSES} in turns; ratio = tidegate / peer; durability N nothing, P process, L power loss, R in S3")
     header = f"{'':36} {'tidegate':>16}"
     for peer in peers[1:]:
         header += f" {peer.name:>16} {'ratio':>7}"
     print(header)
     slower = []
     for name, unit, key, run in rows():
-        results = {}
-        for peer in peers:
-            figures = []
-            for number in range(PASSES):
+        if not name.startswith(tuple(options.rows.split(","))):
+            continue
+        figures = {peer.name: [] for peer in peers}
+        # Pass by pass, so that the disk's moods meet all alike.
+        for number in range(PASSES):
+            for peer in peers:
                 try:
-                    figures.append(run(peer, number))
+                    if figure := run(peer, number):
+                        figures[peer.name].append(figure)
                 except (OSError, AssertionError, subprocess.CalledProcessError) as error:
                     print(f"  {peer.name}: {name}: {error}")
-                    figures.append(None)
-            figures = [figure for figure in figures if figure]
-            results[peer.name] = statistics.median(figures) if figures else None
+        results = {peer: statistics.median(passes) if passes else None for peer, passes in figures.items()}
         level = lambda peer: "R" if key == "remote" else "" if key is None else peer.durability[key]
         ours = results["tidegate"]
         line = f"{name + ', ' + unit:36} {ours or 0:>14.0f} {level(peers[0]):1}"

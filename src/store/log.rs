@@ -52,6 +52,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -257,6 +258,8 @@ impl Log {
             read_head: Mutex::new(None),
             table,
             redirects: Redirects::default(),
+            heads: segment::heads(),
+            fetched: state::fetched(),
             flushed: Notify::new(),
         };
         let log = Self { shared: Arc::new(shared) };
@@ -351,7 +354,11 @@ impl Log {
         let Some(open) = head.as_mut() else { return Err(LogError::Full) };
         let mut arena = Vec::new();
         match open.write(&batch, &[seq], Position::default(), &mut arena) {
-            Ok(locations) => locations.first().copied().ok_or(LogError::Full),
+            Ok(locations) => {
+                let location = locations.first().copied().ok_or(LogError::Full)?;
+                self.shared.fetched.insert(location, record.body.clone());
+                Ok(location)
+            }
             Err(error) => {
                 if let Some(failed) = head.take() {
                     self.shared.inner.lock().close_head(&failed);
@@ -384,13 +391,19 @@ impl Log {
     /// `Corrupt`, `Disk`.
     pub fn read(&self, location: Location, skip_bytes: u32, buf: &mut [u8]) -> Result<(), LogError> {
         let location = self.resolve(location);
-        let error = match self.shared.segment(location)?.read(location.offset_bytes, skip_bytes, buf) {
+        let error = match self.shared.segment(location)?.read(location.offset_bytes, skip_bytes, buf, Some(&self.shared.heads)) {
             Err(error @ (LogError::Corrupt { .. } | LogError::Disk(_))) => error,
             done => return done,
         };
         let inner = self.shared.inner.lock();
         let location = self.resolve(location);
         if inner.read_unflushed(location, skip_bytes as usize, buf) { Ok(()) } else { Err(error) }
+    }
+
+    /// The body of a record that [`Self::append_fetched`] took just now, while memory still has it: what is fetched ahead is mostly read
+    /// at once, and then needs no disk.
+    pub fn fetched(&self, location: Location) -> Option<Bytes> {
+        self.shared.fetched.get(&location)
     }
 
     /// Where the record at `location` is now: elsewhere if a flush of its segment failed (invariant 3). Reads do this by themselves.

@@ -182,6 +182,11 @@ impl BlobStore {
                 parts = rest;
                 continue;
             }
+            if let Some(bytes) = self.just_fetched(first) {
+                out.push(bytes);
+                parts = rest;
+                continue;
+            }
             let mut len = first.len();
             let joins = |part: &&Part| {
                 len += part.len();
@@ -204,6 +209,15 @@ impl BlobStore {
             parts = later;
         }
         Ok(())
+    }
+
+    /// The bytes of a part that memory still has.
+    fn just_fetched(&self, part: &Part) -> Option<Bytes> {
+        let Part::Log { range, location, skip_bytes, clean: true } = part else { return None };
+        let (start, len) = (*skip_bytes as usize, usize::try_from(range.end - range.start).ok()?);
+        let body = self.log.fetched(*location).filter(|body| start + len <= body.len())?;
+        self.heat.touch(*location);
+        Some(body.slice(start..start + len))
     }
 
     /// The source changed since the plan was made: another plan may do.

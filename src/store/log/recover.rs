@@ -377,7 +377,7 @@ fn read_batch(segment: &Segment, headers: &[RecordHeader], end: Position, durabl
         let is_data = header.kind == Kind::Data;
         scratch.resize(header.body_len as usize, 0);
         if !is_data || !durable {
-            segment.read(header.at, 0, &mut scratch)?;
+            segment.read(header.at, 0, &mut scratch, None)?;
         }
         let body = if is_data { Bytes::new() } else { Bytes::copy_from_slice(&scratch) };
         batch.push(scanned(segment, header, end, body));
@@ -440,7 +440,7 @@ pub fn read_again(segment: &Segment, at: u32) -> Result<Option<Unflushed>, LogEr
     let mut batch = Vec::with_capacity(headers.len());
     for header in &headers {
         let mut body = vec![0; header.body_len as usize];
-        segment.read(header.at, 0, &mut body)?;
+        segment.read(header.at, 0, &mut body, None)?;
         let table = format::table_of(&body);
         batch.push((scanned(segment, header, end, Bytes::from(body)).record, table));
     }

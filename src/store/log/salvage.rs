@@ -80,6 +80,6 @@ impl Salvage {
             offset_bytes: location.offset_bytes,
             reason: "the segment is gone or lives another life".into(),
         })?;
-        segment.read(location.offset_bytes, skip_bytes, buf)
+        segment.read(location.offset_bytes, skip_bytes, buf, None)
     }
 }

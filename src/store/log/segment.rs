@@ -59,6 +59,27 @@ fn read_some(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Result<()> {
     }
 }
 
+/// A record's header and table, verified. They never change, so who has them once need not read them again.
+pub struct Head {
+    header: RecordHeader,
+    bytes: Box<[u8]>,
+}
+
+/// Heads of large records that were read lately.
+pub type Heads = moka::sync::Cache<Location, Arc<Head>>;
+
+/// Heads that are kept: at most 1.2 KB each.
+const HEADS_MAX: u64 = 4096;
+
+/// An empty store of heads.
+pub fn heads() -> Heads {
+    moka::sync::Cache::new(HEADS_MAX)
+}
+
+/// A long body is read and verified in pieces of this length: the next is read ahead by the kernel meanwhile, and what is verified is
+/// still in the processor's cache.
+const PIECE_BYTES: usize = 128 << 10;
+
 /// One life of one segment file.
 pub struct Segment {
     pub header: SegmentHeader,
@@ -127,31 +148,53 @@ impl Segment {
         LogError::Corrupt { slot: self.slot(), offset_bytes: at, reason: reason.to_owned() }
     }
 
-    /// Fills `buf` with the body of the record at `at`, from `skip` on. One read of the disk where it is small.
-    pub fn read(&self, at: u32, skip: u32, buf: &mut [u8]) -> Result<(), LogError> {
+    /// Fills `buf` with the body of the record at `at`, from `skip` on. One read of the disk where the record is small or its head is
+    /// among `heads`.
+    pub fn read(&self, at: u32, skip: u32, buf: &mut [u8], heads: Option<&Heads>) -> Result<(), LogError> {
         thread_local! {
-            static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            static NEAR: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        HEAD.with_borrow_mut(|head| self.read_with(head, at, skip, buf))
+        // Header, table and what is wanted of a body that is just behind them.
+        let inline = skip as usize + buf.len().div_ceil(BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES;
+        if inline <= 4 * BLOCK_BYTES {
+            return NEAR.with_borrow_mut(|near| {
+                let header = self.read_head(at, RECORD_HEADER_MAX + inline, near)?;
+                self.read_body(&header, near, skip, buf)
+            });
+        }
+        let place = self.location(at);
+        if let Some(head) = heads.and_then(|heads| heads.get(&place)) {
+            return self.read_body(&head.header, &head.bytes, skip, buf);
+        }
+        let mut bytes = Vec::new();
+        let header = self.read_head(at, RECORD_HEADER_MAX, &mut bytes)?;
+        self.read_body(&header, &bytes, skip, buf)?;
+        if let Some(heads) = heads {
+            bytes.truncate(header.header_bytes());
+            heads.insert(place, Arc::new(Head { header, bytes: bytes.into() }));
+        }
+        Ok(())
     }
 
-    fn read_with(&self, head: &mut Vec<u8>, at: u32, skip: u32, buf: &mut [u8]) -> Result<(), LogError> {
-        let first_unit = skip as usize / BLOCK_BYTES;
-        // Header, table and what is wanted of a body that is inline, or just the header.
-        let inline = skip as usize + buf.len().div_ceil(BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES;
-        let guess = RECORD_HEADER_MAX + if inline <= 4 * BLOCK_BYTES { inline } else { 0 };
+    /// Reads `wanted` bytes from the record at `at` on, fewer at the segment's end, and verifies its header.
+    fn read_head(&self, at: u32, wanted: usize, head: &mut Vec<u8>) -> Result<RecordHeader, LogError> {
         let left = self.bytes().saturating_sub(u64::from(at));
-        head.resize(guess.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);
+        head.resize(wanted.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);
         read_some(&*self.file, head, u64::from(at))?;
-        let header = RecordHeader::decode(head, &self.header.life, self.seed, at, self.bytes())
-            .ok_or_else(|| self.corrupt(at, "no record of this life begins here"))?;
+        RecordHeader::decode(head, &self.header.life, self.seed, at, self.bytes())
+            .ok_or_else(|| self.corrupt(at, "no record of this life begins here"))
+    }
+
+    /// Fills `buf` with the body from `skip` on; `head` is what was read from the record's beginning on: header and table at least.
+    fn read_body(&self, header: &RecordHeader, head: &[u8], skip: u32, buf: &mut [u8]) -> Result<(), LogError> {
+        let at = header.at;
         let end = u64::from(skip) + buf.len() as u64;
         if end > u64::from(header.body_len) {
             return Err(self.corrupt(at, "the record is shorter than what is asked of it"));
         }
         let mut done = 0;
         let mut unit_bytes = Vec::new();
-        let mut unit = first_unit;
+        let mut unit = skip as usize / BLOCK_BYTES;
         while done < buf.len() {
             let start = unit * BLOCK_BYTES;
             let len = BLOCK_BYTES.min(header.body_len as usize - start);
@@ -164,14 +207,14 @@ impl Segment {
                 bytes
             } else if from == 0 && take == len {
                 // Whole units go straight to where they are wanted, all at once.
-                return self.read_units(&header, head, unit, &mut buf[done..]);
+                return self.read_units(header, head, unit, &mut buf[done..]);
             } else {
                 unit_bytes.resize(len, 0);
                 self.file.read_at(&mut unit_bytes, place as u64)?;
                 buf[done..done + take].copy_from_slice(&unit_bytes[from..from + take]);
                 &unit_bytes
             };
-            self.check_unit(&header, head, unit, bytes)?;
+            self.check_unit(header, head, unit, bytes)?;
             done += take;
             unit += 1;
         }
@@ -181,11 +224,14 @@ impl Segment {
     /// Fills `buf` from the beginning of unit `unit` on.
     fn read_units(&self, header: &RecordHeader, head: &[u8], unit: usize, buf: &mut [u8]) -> Result<(), LogError> {
         let start = unit * BLOCK_BYTES;
-        read_some(&*self.file, buf, header.body_at as u64 + start as u64)?;
         let to_end = start + buf.len() == header.body_len as usize;
-        for (index, bytes) in buf.chunks(BLOCK_BYTES).enumerate() {
-            if bytes.len() == BLOCK_BYTES || to_end {
-                self.check_unit(header, head, unit + index, bytes)?;
+        for (piece, bytes) in buf.chunks_mut(PIECE_BYTES).enumerate() {
+            let before = piece * PIECE_BYTES;
+            read_some(&*self.file, bytes, header.body_at as u64 + (start + before) as u64)?;
+            for (index, bytes) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                if bytes.len() == BLOCK_BYTES || to_end {
+                    self.check_unit(header, head, unit + before / BLOCK_BYTES + index, bytes)?;
+                }
             }
         }
         let rest = if to_end { 0 } else { buf.len() % BLOCK_BYTES };

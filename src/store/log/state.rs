@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::base::disk::Disk;
 use crate::base::id::Seq;
-use crate::store::log::segment::Segment;
+use crate::store::log::segment::{Heads, Segment};
 use crate::store::log::slots::Slots;
 use crate::store::log::write::{Head, Summed};
 use crate::store::log::{Location, LogError, LogId, Names, Position, Scanned};
@@ -115,6 +117,20 @@ impl Redirects {
     }
 }
 
+/// Bodies by the place of their record, which names its life: they never change.
+pub type Fetched = moka::sync::Cache<Location, Bytes>;
+
+/// Bodies that are kept in memory, in bytes: twice what is fetched ahead of one reader.
+const FETCHED_BYTES_MAX: u64 = 32 << 20;
+/// And for how long.
+const FETCHED_TIME: Duration = Duration::from_secs(2);
+
+/// No bodies yet.
+pub fn fetched() -> Fetched {
+    let weigh = |_: &Location, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
+    moka::sync::Cache::builder().max_capacity(FETCHED_BYTES_MAX).weigher(weigh).time_to_live(FETCHED_TIME).build()
+}
+
 /// What the handle of the log and its background flushes share.
 pub struct Shared {
     pub disk: Arc<dyn Disk>,
@@ -122,6 +138,10 @@ pub struct Shared {
     pub read_head: Mutex<Option<Head>>,
     pub table: Arc<RwLock<BTreeMap<u32, Arc<Segment>>>>,
     pub redirects: Redirects,
+    /// Heads of records that were read lately.
+    pub heads: Heads,
+    /// Bodies that were put into the read head lately.
+    pub fetched: Fetched,
     /// A flush ended.
     pub flushed: Notify,
 }

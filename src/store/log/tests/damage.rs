@@ -104,6 +104,32 @@ async fn damaged_bodies_are_met_when_they_are_read_and_only_there() {
 }
 
 #[tokio::test]
+async fn a_head_is_read_from_the_disk_once() {
+    let disk = disk();
+    let (log, kept) = committed(&disk, 3).await;
+    let location = kept[0].records[2].1;
+    let whole = bytes(0, 40_000);
+    let mut buf = vec![0; 4096];
+    log.read(location, 32768, &mut buf).unwrap();
+    disk.flip(&file(location.slot), u64::from(location.offset_bytes) + 9, 1);
+    log.read(location, 24576, &mut buf).unwrap();
+    assert_eq!(buf, whole[24576..28672], "a head that was verified is not asked for again");
+    let error = log.read(location, 0, &mut buf).unwrap_err();
+    assert!(matches!(error, LogError::Corrupt { .. }), "what is read in one piece with its head is verified with it");
+}
+
+#[tokio::test]
+async fn fetched_bodies_need_no_disk_for_a_moment() {
+    let disk = disk();
+    let (log, _) = committed(&disk, 1).await;
+    let body = bytes(5, 300_000);
+    let location = log.append_fetched(&Record { seq: Some(Seq(1)), ..data(9, 0, body.clone()) }).unwrap();
+    assert_eq!(log.fetched(location).as_deref(), Some(&body[..]));
+    assert_eq!(log.fetched(Location { life: location.life ^ 1, ..location }), None, "another life's place");
+    assert_eq!(read(&log, location, body.len()).unwrap(), body);
+}
+
+#[tokio::test]
 async fn the_log_cut_anywhere_keeps_what_is_before_the_cut() {
     let disk = disk();
     let (_, kept) = committed(&disk, 12).await;
