@@ -226,6 +226,8 @@ pub enum Io {
     Handle(HandleId),
     /// A node without an open (NFSv3): permission is checked for the caller; the owner may always read and write.
     Node(NodeId),
+    /// Pages of a mapping that a kernel writes back: it checked the permission when the file was mapped, and closes the file after them.
+    Mapped(NodeId),
 }
 
 /// One entry that `readdir` hands out.

@@ -62,6 +62,9 @@ use crate::base::pool::Pool;
 use crate::store::blob::{Batch, BlobError, BlobStore};
 use crate::store::object::{Attributes, CopySource, ETag, Head, SharedStore};
 
+/// How often `drain` asks whether what it waits for is in S3 though its job goes on.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// The metadata name that marks an object as one generation of ours.
 pub const GENERATION_MARK: &str = "tidegate-generation";
 
@@ -345,18 +348,22 @@ impl Uploader {
     }
 
     /// Returns when every job of the owner that existed at the call is over, or `false` after `limit` (and where the owner is not
-    /// registered, or goes). Jobs that wait for a date are made due.
-    pub async fn drain(&self, owner: OwnerId, limit: Option<Duration>) -> bool {
+    /// registered, or goes). Jobs that wait for a date are made due. A job of something that never stops changing never ends: it is over as
+    /// soon as `is_in` says that what existed at the call is in S3.
+    pub async fn drain(&self, owner: OwnerId, limit: Option<Duration>, is_in: &(dyn Fn(u64) -> bool + Send + Sync)) -> bool {
         let Some(owner) = self.owner(owner) else { return false };
         let mut ended = owner.ended.subscribe();
         let mut open = owner.queue.lock().open();
         owner.hurry(open.iter().map(|(subject, _)| *subject));
         let drained = async {
             while let Some((subject, serial)) = open.last().copied() {
-                if owner.queue.lock().serial(subject) != Some(serial) {
+                if owner.queue.lock().serial(subject) != Some(serial) || is_in(subject) {
                     open.pop();
-                } else if ended.changed().await.is_err() {
-                    break;
+                    continue;
+                }
+                match tokio::time::timeout(LOOK_AGAIN, ended.changed()).await {
+                    Ok(Err(_)) => break,
+                    Ok(Ok(())) | Err(_) => {}
                 }
             }
             open.is_empty()

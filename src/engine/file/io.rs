@@ -52,6 +52,11 @@ impl Share {
                 check_file(&row)?;
                 Ok(row)
             }
+            Io::Mapped(node) => {
+                let row = self.node(node).await?;
+                check_file(&row)?;
+                Ok(row)
+            }
             Io::Node(node) => {
                 let row = self.attributed(who, node).await?;
                 check_file(&row)?;
@@ -78,12 +83,12 @@ impl Share {
                 check_file(&row)?;
                 Ok(Writable { row, append: handle.how.append, _writing: None })
             }
-            Io::Node(node) => {
+            Io::Node(node) | Io::Mapped(node) => {
                 self.attributed(who, node).await?;
                 let _guard = self.guards.lock(&[node]).await;
                 let row = self.node(node).await?;
                 check_file(&row)?;
-                if !permit::owns(&row, who) {
+                if matches!(io, Io::Node(_)) && !permit::owns(&row, who) {
                     permit::check(&row, who, permit::WRITE)?;
                 }
                 Ok(Writable { row, append: false, _writing: Some(self.handles.writing(node)) })

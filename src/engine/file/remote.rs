@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::id::{BlobId, NodeId};
+use crate::base::id::{BlobId, NodeId, Seq};
 use crate::engine::file::VfsError;
 use crate::store::blob::jobs::JobChange;
 use crate::store::blob::{Batch, BlobError, BlobInfo, Portion};
@@ -245,12 +245,20 @@ impl Share {
             while self.remote.kicks.load(Ordering::SeqCst) > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            self.uploader.drain(self.owner, limit).await
+            let written = self.blobs.last_seq();
+            let is_in = |node| self.is_uploaded_through(NodeId(node), written);
+            self.uploader.drain(self.owner, limit, &is_in).await
         };
         match limit {
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or(false),
             None => work.await,
         }
+    }
+
+    /// Whether S3 has what was written to a file up to `seq`, though it was written again since.
+    fn is_uploaded_through(&self, node: NodeId, seq: Seq) -> bool {
+        let Some(Ok(row)) = self.try_node(node) else { return false };
+        self.blobs.try_info(row.blob).is_some_and(|info| info.is_dirty() && info.clean_through > seq)
     }
 
     /// One node is in S3, as far as it was changed before this call: `commit` with `durability = "remote"`. Its bytes are the judge of that, not

@@ -65,7 +65,7 @@ impl Share {
     pub(super) async fn do_seek(&self, who: &Caller, io: Io, offset: u64, what: Seek) -> Result<u64, VfsError> {
         let node = match io {
             Io::Handle(id) => self.handles.get(id)?.node,
-            Io::Node(_) => self.readable(who, io).await?.node,
+            Io::Node(_) | Io::Mapped(_) => self.readable(who, io).await?.node,
         };
         let known = self.known(node).await?;
         let len_bytes = known.info.as_ref().map_or(0, |info| info.len_bytes);

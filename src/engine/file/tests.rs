@@ -1,5 +1,6 @@
 //! Tests of the share's verbs in a simulated world: a disk and a database in memory whose power may fail, and a bucket in memory.
 
+mod busy;
 mod bytes;
 mod limits;
 mod locks;

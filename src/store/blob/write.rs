@@ -260,8 +260,8 @@ impl BlobStore {
         BODY_BYTES_MAX.min(usize::try_from(segment_bytes / 8).unwrap_or(BODY_BYTES_MAX))
     }
 
-    /// The highest number given.
-    pub(super) fn last_seq(&self) -> Seq {
+    /// The highest number given: everything that was written before this call has it or a lower one.
+    pub fn last_seq(&self) -> Seq {
         self.log.last_seq()
     }
 }

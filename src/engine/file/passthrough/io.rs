@@ -56,7 +56,7 @@ impl Passthrough {
 
     pub(super) fn readable(&self, who: &Caller, io: Io) -> Result<Opening, VfsError> {
         match io {
-            Io::Node(node) => self.open_now(who, node, OFlags::RDONLY),
+            Io::Node(node) | Io::Mapped(node) => self.open_now(who, node, OFlags::RDONLY),
             Io::Handle(handle) => {
                 let open = self.handle(handle)?;
                 if !open.how.read && !open.how.execute {
@@ -69,7 +69,7 @@ impl Passthrough {
 
     pub(super) fn writable(&self, who: &Caller, io: Io) -> Result<Opening, VfsError> {
         match io {
-            Io::Node(node) => self.open_now(who, node, OFlags::WRONLY),
+            Io::Node(node) | Io::Mapped(node) => self.open_now(who, node, OFlags::WRONLY),
             Io::Handle(handle) => {
                 let open = self.handle(handle)?;
                 if !open.how.write {

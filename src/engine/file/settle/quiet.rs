@@ -1,6 +1,6 @@
 //! When a node is uploaded: after it was quiet, or because somebody waits, or because the cache is short.
 //!
-//! Invariants: quiet ends at most [`PATIENCE`] after the job began, however often the node changes; an open file is published as it is
+//! Invariants: quiet ends at most [`PATIENCE`] (and `upload_max_age`) after the job began, however often the node changes; an open file is published as it is
 //! only where this share is short of cache (then the oldest, and no other while that is on its way), `upload_max_age` has passed, or
 //! somebody waits for it to be in S3.
 
@@ -48,17 +48,18 @@ impl Share {
         if let Some(info) = view.info.as_ref().filter(|info| info.is_dirty()) {
             changed_ns = changed_ns.max(info.modified_ns);
         }
-        let (upload_delay, stateless_delay) = {
+        let (upload_delay, stateless_delay, age_max) = {
             let settings = self.settings();
-            (settings.upload_delay, settings.stateless_delay)
+            (settings.upload_delay, settings.stateless_delay, settings.upload_max_age.unwrap_or(Duration::MAX))
         };
         let delay = upload_delay.max(self.remote.stateless.delay(view.id, stateless_delay).unwrap_or_default());
         let settled = view.objects.iter().any(|object| view.desires(&object.key));
         let implicit =
             row.kind == NodeKind::Directory && row.ctime_ns == row.mtime_ns && (settled || row.birth_ns != row.mtime_ns);
         let (quiet, patience) = if implicit { (delay.max(DIRECTORY_QUIET), DIRECTORY_PATIENCE) } else { (delay, PATIENCE) };
+        let patience = patience.max(quiet).min(age_max);
         let since_ns = self.job(view.id).await?.map_or(changed_ns, |job| job.since_ns);
-        let due_ns = changed_ns.saturating_add(ns(quiet)).min(since_ns.saturating_add(ns(patience.max(quiet))));
+        let due_ns = changed_ns.saturating_add(ns(quiet)).min(since_ns.saturating_add(ns(patience)));
         Ok((due_ns > self.now_ns()).then_some(due_ns))
     }
 

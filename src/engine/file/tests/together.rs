@@ -82,7 +82,7 @@ async fn the_tree_stays_a_tree() {
         let world = world.process_death().await;
         check(&world, seed).await;
         assert!(before == seen(&world).await, "seed {seed}");
-        let settled = world.uploader.drain(world.share.owner(), Some(Duration::from_secs(3600))).await;
+        let settled = world.uploader.drain(world.share.owner(), Some(Duration::from_secs(3600)), &|_| false).await;
         assert!(settled, "seed {seed}: {:?}", world.uploader.status());
         for (path, item) in &before {
             if item.kind == NodeKind::File {

@@ -120,7 +120,7 @@ fn text(name: &[u8]) -> String {
 
 fn node_of(io: Io) -> NodeId {
     match io {
-        Io::Node(node) => node,
+        Io::Node(node) | Io::Mapped(node) => node,
         Io::Handle(_) => NodeId(0),
     }
 }

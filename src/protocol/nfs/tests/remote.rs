@@ -240,7 +240,7 @@ impl Remote {
 
     fn node_of(&self, io: Io) -> Result<(NodeId, bool), VfsError> {
         match io {
-            Io::Node(node) => Ok((node, false)),
+            Io::Node(node) | Io::Mapped(node) => Ok((node, false)),
             Io::Handle(handle) => self.opens.lock().get(&handle).copied().ok_or(VfsError::BadHandle),
         }
     }

@@ -165,7 +165,7 @@ async fn dead_buckets_do_not_stop_another_owner() {
     assert_eq!(world.objects(), world.wanted());
     for (other, store, faults) in dead {
         faults.heal();
-        assert!(gateway.uploader.drain(other, Some(Duration::from_secs(300))).await);
+        assert!(gateway.uploader.drain(other, Some(Duration::from_secs(300)), &|_| false).await);
         assert_eq!(store.keys().len(), 50);
     }
 }

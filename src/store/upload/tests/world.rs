@@ -210,7 +210,7 @@ impl Gateway {
     }
 
     pub async fn drain(&self) {
-        let drained = self.uploader.drain(OWNER, Some(Duration::from_secs(3600))).await;
+        let drained = self.uploader.drain(OWNER, Some(Duration::from_secs(3600)), &|_| false).await;
         assert!(drained, "still there: {:?}", self.uploader.status());
     }
 
