@@ -53,5 +53,5 @@ async fn what_a_kernel_writes_back_is_uploaded_as_soon_as_what_is_closed() {
     let world = World::new().await;
     let _ = tokio::time::timeout(Duration::from_secs(1), write_always(&world.share, false)).await;
     tokio::time::sleep(settings().upload_delay + Duration::from_secs(2)).await;
-    assert_eq!(saved(&world).await, Some(9), "it is no NFS client, whose files are quiet for longer");
+    assert!(saved(&world).await.is_some_and(|number| number >= 9), "it is no NFS client, whose files are quiet for longer");
 }
