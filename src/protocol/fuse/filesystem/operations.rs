@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::{Filesystem, negotiate};
@@ -211,11 +212,9 @@ impl fuser::Filesystem for Filesystem {
         let data = Bytes::copy_from_slice(data);
         let Ok(size) = u32::try_from(data.len()) else { return reply.error(Errno::EINVAL) };
         // A page of a shared mapping goes where it is mapped, whatever handle the kernel found for it, also one that appends.
-        let (who, io) = if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            (Caller::root(self.origin), Io::Node(self.node(inode)))
-        } else {
-            (self.caller(request), Io::Handle(HandleId(handle.0)))
-        };
+        let is_mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let io = if is_mapped { Io::Mapped(self.node(inode)) } else { Io::Handle(HandleId(handle.0)) };
+        let who = self.caller(request);
         answer!(self, "write", (request, self.node(inode)), reply, vfs => vfs.write(&who, io, offset, data), _ => reply.written(size));
     }
 
@@ -345,6 +344,21 @@ impl fuser::Filesystem for Filesystem {
     fn removexattr(&self, request: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (who, node, name) = (self.checked_caller(request), self.node(inode), name.as_bytes().to_vec());
         answer!(self, "removexattr", (request, node), reply, vfs => vfs.removexattr(&who, node, &name), () => reply.ok());
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        // Many programs ask each file whether it is a terminal: it is not.
+        reply.error(Errno::ENOTTY);
     }
 
     fn access(&self, _request: &Request, _inode: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
