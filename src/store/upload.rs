@@ -361,9 +361,8 @@ impl Uploader {
                     open.pop();
                     continue;
                 }
-                match tokio::time::timeout(LOOK_AGAIN, ended.changed()).await {
-                    Ok(Err(_)) => break,
-                    Ok(Ok(())) | Err(_) => {}
+                if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, ended.changed()).await {
+                    break;
                 }
             }
             open.is_empty()
