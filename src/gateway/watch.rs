@@ -30,6 +30,8 @@ pub async fn run(gateway: Arc<Gateway>) {
     if let Err(error) = &watched {
         tracing::warn!(%error, directory = %gateway.config().shares_dir.display(), "changes of shares are noticed late");
     }
+    // What changed after the first read and before there was a watch.
+    gateway.reload().await;
     loop {
         tokio::select! {
             () = gateway.stop.cancelled() => return,
