@@ -129,6 +129,12 @@ impl Share {
             None => permit::check(to_dir, who, permit::WRITE | permit::EXECUTE)?,
         }
         let is_directory = |row: &NodeRow| row.kind == NodeKind::Directory;
+        let replaced = target.filter(|_| how != Rename::Exchange);
+        match replaced.map(|target| (is_directory(moved), is_directory(target))) {
+            Some((true, false)) => return Err(VfsError::NotDirectory),
+            Some((false, true)) => return Err(VfsError::IsDirectory),
+            _ => {}
+        }
         // Its ".." changes: that is a write to it.
         if from_dir.node != to_dir.node {
             for row in [Some(moved), target.filter(|_| how == Rename::Exchange)].into_iter().flatten() {
@@ -137,13 +143,10 @@ impl Share {
                 }
             }
         }
-        if let Some(target) = target.filter(|_| how != Rename::Exchange) {
-            match (is_directory(moved), is_directory(target)) {
-                (true, false) => return Err(VfsError::NotDirectory),
-                (false, true) => return Err(VfsError::IsDirectory),
-                (true, true) if !self.is_empty(target.node).await? => return Err(VfsError::NotEmpty),
-                _ => {}
-            }
+        if let Some(target) = replaced.filter(|target| is_directory(target))
+            && !self.is_empty(target.node).await?
+        {
+            return Err(VfsError::NotEmpty);
         }
         let touched = [Some(moved), target].into_iter().flatten();
         if touched.into_iter().any(|row| self.handles.denies_delete(row.node)) {

@@ -222,6 +222,11 @@ impl Model {
             Some(target) => self.may_unlink(who, to_dir, target)?,
             None => need(self.item(to_dir), who, 3)?,
         }
+        match target.filter(|_| how != Rename::Exchange).map(|target| (is_dir(moved), is_dir(target))) {
+            Some((true, false)) => return Err(VfsError::NotDirectory),
+            Some((false, true)) => return Err(VfsError::IsDirectory),
+            _ => {}
+        }
         if from_dir != to_dir {
             for id in [Some(moved), target.filter(|_| how == Rename::Exchange)].into_iter().flatten() {
                 if is_dir(id) {
@@ -230,18 +235,15 @@ impl Model {
             }
         }
         if let Some(target) = target {
-            match (how == Rename::Exchange, is_dir(moved), is_dir(target)) {
-                (true, ..) => {
-                    self.take(from_dir, &from);
-                    self.take(to_dir, &to);
-                    self.put(from_dir, &from, target);
-                    self.put(to_dir, &to, moved);
-                    return Ok(());
-                }
-                (_, true, false) => return Err(VfsError::NotDirectory),
-                (_, false, true) => return Err(VfsError::IsDirectory),
-                (_, true, true) if !self.item(target).entries.is_empty() => return Err(VfsError::NotEmpty),
-                _ => {}
+            if how == Rename::Exchange {
+                self.take(from_dir, &from);
+                self.take(to_dir, &to);
+                self.put(from_dir, &from, target);
+                self.put(to_dir, &to, moved);
+                return Ok(());
+            }
+            if is_dir(target) && !self.item(target).entries.is_empty() {
+                return Err(VfsError::NotEmpty);
             }
             self.take(to_dir, &to);
             self.lose(target);
