@@ -149,7 +149,10 @@ impl Share {
         let is_new_key = |desired: &Desired| view.object(&desired.key).is_none();
         if view.attributes_unknown() && view.desired.iter().any(is_new_key) {
             // A copy keeps neither the time of its source nor its storage class: they must be known.
-            self.ensure_attributes(id).await?;
+            if let Err(error) = self.ensure_attributes(id).await {
+                self.follow_what_is_gone(&view, error).await?;
+                return Ok(Plan::Wait(self.now_ns() + WRITING_NS));
+            }
             return Ok(Plan::Wait(self.now_ns()));
         }
         let posix = self.posix(&view, row).await?;
@@ -164,6 +167,14 @@ impl Share {
                 Some(op) => Ok(Plan::Run(op)),
                 None => self.plan_deletes(&view, &posix).await,
             },
+        }
+    }
+
+    /// An object that cannot be looked at may have been deleted by somebody else: then so is the file, and its job is no reason to keep it.
+    async fn follow_what_is_gone(&self, view: &View, error: VfsError) -> Result<(), VfsError> {
+        match (view.main_object(&self.prefix), &error) {
+            (Some(object), VfsError::Unavailable(_)) => self.check_source_now(view.id, object, true).await,
+            _ => Err(error),
         }
     }
 

@@ -247,3 +247,19 @@ async fn a_page_that_is_older_than_what_is_remembered_is_no_listing() {
     world.faults.heal();
     assert_eq!(names(&gateway, "big").await, vec!["0000"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_deleted_before_anybody_looked_at_it_holds_up_no_rename() {
+    let world = World::new();
+    world.put("d/a", "x", &[]).await;
+    world.put("d/b", "y", &[]).await;
+    let gateway = world.gateway("gw").await;
+    assert_eq!(gateway.names("d").await.unwrap().len(), 2);
+    world.delete("d/a").await;
+    gateway.rename("d", "e").await.unwrap();
+    gateway.drain().await;
+    let names: Vec<String> = gateway.names("e").await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["b"]);
+    assert_eq!(gateway.read("e/b").await.unwrap(), "y");
+    assert!(world.keys().iter().all(|key| !key.starts_with("d/")), "{:?}", world.keys());
+}
