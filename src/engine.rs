@@ -1,3 +1,4 @@
 //! What bytes mean: names (`file`), blocks (`volume`), records (`tape`). Siblings are strangers.
 
 pub mod file;
+pub mod volume;

@@ -3,5 +3,7 @@
 
 pub mod admin;
 pub mod fuse;
+pub mod iscsi;
 pub mod nfs;
 pub mod s3;
+pub mod scsi;
