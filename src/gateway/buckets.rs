@@ -1,7 +1,8 @@
 //! Puts the store of one bucket together: the endpoint that the configuration names, under the decorators.
 //!
 //! Invariant: an endpoint that does not answer does not keep a share from opening: what it can do is asked again until it answers. Nor does one that
-//! says what an operator has to mend (no such bucket, not allowed, not S3): a share waits only for what may pass by itself.
+//! says what an operator has to mend (no such bucket, not allowed, not S3): a share waits only for what may pass by itself. Its uploads wait until it is known
+//! what the endpoint does (`ObjectStore::ready`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,9 @@ use super::notices::About;
 
 /// How long the first look at an endpoint may take before the share opens without it.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// The least time between two looks.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// The bucket's store, ready for a share; `Err` is a sentence for the operator.
 pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig) -> Result<SharedStore, String> {
@@ -71,7 +75,16 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
         let mut wait = Duration::from_secs(1);
         loop {
             let Some(asked) = store.upgrade() else { return };
-            match probe::adopt(&asked, &prefix).await {
+            let mut probing = std::pin::pin!(probe::adopt(&asked, &prefix));
+            let found = tokio::select! {
+                found = &mut probing => found,
+                () = gateway.stop.cancelled() => {
+                    asked.leave_unknown();
+                    // It goes on, to leave nothing behind.
+                    probing.await
+                }
+            };
+            match found {
                 Ok(found) => {
                     gateway.mended(&About::Endpoint(name.clone()));
                     let lacks = found.missing().join("; ");
@@ -85,12 +98,19 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
                 Err(error) => {
                     gateway.notice(About::Endpoint(name.clone()), explain(&name, &bucket, &error));
                     undecided = undecided.filter(|_| error.is_transient());
+                    asked.unknown(error);
                 }
             }
-            drop(asked);
+            // Uploads wait for the answer, so one that is about to go asks at once.
+            let pause = async {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = asked.asked() => tokio::time::sleep(PAUSE_MIN).await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(60)),
-                () = gateway.stop.cancelled() => return,
+                () = pause => wait = (wait * 2).min(Duration::from_secs(60)),
+                () = gateway.stop.cancelled() => return asked.leave_unknown(),
             }
         }
     });

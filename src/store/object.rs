@@ -269,6 +269,12 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// What this bucket's endpoint does.
     fn capabilities(&self) -> Capabilities;
 
+    /// Returns once [`Self::capabilities`] says what the endpoint does rather than what is feared. Who writes over what others may have written
+    /// waits for it; an error says why it is not known, and asking again tries again.
+    async fn ready(&self) -> Result<(), ObjectError> {
+        Ok(())
+    }
+
     /// `HeadObject`.
     async fn head(&self, key: &str) -> Result<Head, ObjectError>;
 

@@ -222,6 +222,10 @@ impl<L: Layer> ObjectStore for Layered<L> {
         self.inner.capabilities()
     }
 
+    async fn ready(&self) -> Result<(), ObjectError> {
+        self.inner.ready().await
+    }
+
     async fn head(&self, key: &str) -> Result<Head, ObjectError> {
         self.layer.around(Request::new(Kind::Head, key), || self.inner.head(key)).await
     }

@@ -18,14 +18,15 @@ mod uploads;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Attributes, Body, Capabilities, CopySource, ETag, Head, ListPage, ListRequest, ObjectError, ObjectStore, Part, PendingUpload,
-    Precondition, UploadId, Written,
+    Attributes, Body, Capabilities, CopySource, ETag, Head, ListPage, ListRequest, ObjectError, ObjectStore, Outcome, Part,
+    PendingUpload, Precondition, UploadId, Written,
 };
 use crate::base::clock::{Clock, SimulatedClock};
 use bucket::Bucket;
@@ -35,6 +36,8 @@ pub use bucket::{Object, Version};
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     capabilities: Capabilities,
+    /// Its users do not know yet what it does.
+    unknown: AtomicBool,
     bucket: Mutex<Bucket>,
 }
 
@@ -49,13 +52,18 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty bucket that takes `LastModified` from `clock` and does what `capabilities` says.
     pub fn new(clock: Arc<dyn Clock>, capabilities: Capabilities) -> Self {
-        Self { clock, capabilities, bucket: Mutex::default() }
+        Self { clock, capabilities, unknown: AtomicBool::new(false), bucket: Mutex::default() }
     }
 
     /// [`MemoryStore::default`], keeping versions.
     pub fn versioned() -> Self {
         let plain = Self::default();
         Self { capabilities: Capabilities { versioned: true, ..plain.capabilities }, ..plain }
+    }
+
+    /// From now on its users know, or do not know, what it does; that it does in any case.
+    pub fn set_unknown(&self, unknown: bool) {
+        self.unknown.store(unknown, Ordering::SeqCst);
     }
 
     /// All keys, in order.
@@ -102,7 +110,15 @@ impl MemoryStore {
 #[async_trait]
 impl ObjectStore for MemoryStore {
     fn capabilities(&self) -> Capabilities {
-        self.capabilities
+        let plain =
+            Capabilities { conditional_put: false, conditional_copy: false, conditional_delete: false, ..self.capabilities };
+        if self.unknown.load(Ordering::SeqCst) { plain } else { self.capabilities }
+    }
+
+    async fn ready(&self) -> Result<(), ObjectError> {
+        let reason = "it is not known yet what it can do".to_owned();
+        let unknown = self.unknown.load(Ordering::SeqCst);
+        if unknown { Err(ObjectError::Unavailable { reason, outcome: Outcome::Refused }) } else { Ok(()) }
     }
 
     async fn head(&self, key: &str) -> Result<Head, ObjectError> {

@@ -14,9 +14,11 @@
 //! | PUT with a wrong checksum | 400 | made |
 //!
 //! Everything that was made is deleted at the end, also where a request fails in between; a bucket that keeps versions keeps those of
-//! one tiny object. An endpoint that refuses a condition as such (400, 501) does not honour it either.
+//! one tiny object. What fails in passing is tried again at once. An endpoint that refuses a condition as such (400, 501) does not honour it either.
 //!
 //! Invariant: nothing that is not below that prefix is written or deleted.
+
+use std::future::Future;
 
 use bytes::Bytes;
 
@@ -109,6 +111,9 @@ struct Probe<'a> {
     place: String,
 }
 
+/// How often a step is tried that fails in passing.
+const TRIES: u32 = 3;
+
 /// The names below [`Probe::place`].
 const NAMES: [&str; 4] = ["absent", "object", "copy", "checksum"];
 
@@ -123,6 +128,17 @@ fn honoured<T>(answer: Result<T, ObjectError>) -> Result<bool, ObjectError> {
         Ok(_) | Err(ObjectError::Unsupported(_) | ObjectError::Invalid(_)) => Ok(false),
         Err(ObjectError::PreconditionFailed | ObjectError::NotFound | ObjectError::Conflict) => Ok(true),
         Err(other) => Err(other),
+    }
+}
+
+/// Takes a step that may be taken twice, again where it failed in passing.
+async fn again<T, F: Future<Output = Result<T, ObjectError>>>(step: impl Fn() -> F) -> Result<T, ObjectError> {
+    let mut tries = 1;
+    loop {
+        match step().await {
+            Err(error) if error.is_transient() && tries < TRIES => tries += 1,
+            ended => return ended,
+        }
     }
 }
 
@@ -141,14 +157,14 @@ impl<'a> Probe<'a> {
     }
 
     async fn run(&self) -> Result<Report, ObjectError> {
-        let if_match = honoured(self.put("absent", &Precondition::Matches(nobody())).await)?;
+        let if_match = again(async || honoured(self.put("absent", &Precondition::Matches(nobody())).await)).await?;
         let (object, if_absent) = self.create().await?;
-        let commit = self.commit_is_conditional().await?;
-        let conditional_copy = self.copy_is_conditional().await?;
-        let pinned_copy = self.copy_is_pinned().await?;
-        let part_copy = self.parts_are_copied().await?;
+        let commit = again(|| self.commit_is_conditional()).await?;
+        let conditional_copy = again(|| self.copy_is_conditional()).await?;
+        let pinned_copy = again(|| self.copy_is_pinned()).await?;
+        let part_copy = again(|| self.parts_are_copied()).await?;
         // Last, since it may be the end of the object.
-        let conditional_delete = self.delete_is_conditional().await?;
+        let conditional_delete = again(|| self.delete_is_conditional()).await?;
         let capabilities = Capabilities {
             conditional_put: if_match && if_absent && commit,
             conditional_delete,
@@ -243,7 +259,7 @@ impl<'a> Probe<'a> {
     /// Deletes whatever was made; what was not made is fine.
     async fn tidy(&self) -> Result<(), ObjectError> {
         let made = NAMES.map(|name| (self.key(name), None));
-        let failed = self.store.delete_many(&made).await?;
+        let failed = again(|| self.store.delete_many(&made)).await?;
         failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 }

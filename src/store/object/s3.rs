@@ -1,7 +1,7 @@
 //! A bucket of any S3, through `aws-sdk-s3`.
 //!
 //! What lives here: [`S3Store`], the requests that need no helper of their own, and the time that each may take. Beside it:
-//! `s3/connect.rs` (endpoint, region, credentials, checksums), `s3/errors.rs` (what an answer means), `s3/read.rs`,
+//! `s3/connect.rs` (endpoint, region, credentials, checksums), `s3/known.rs` (what it is known to do), `s3/errors.rs` (what an answer means), `s3/read.rs`,
 //! `s3/write.rs`, `s3/multipart.rs`, `s3/list.rs` (the requests), `s3/text.rs` (text that a header, a URL or XML would
 //! bend).
 //!
@@ -12,10 +12,11 @@
 //! - A body that is sent is a rope whose slices are never copied; a body that is fetched is never longer than was asked for.
 //! - Conditions are always sent, but for those of `delete_many` where they are known not to be honoured. Whether they are is what
 //!   [`Capabilities`] say, once [`probe`](super::probe) has found out; before that an endpoint that is not AWS is believed to honour
-//!   nothing.
+//!   nothing, and who writes waits for the answer first ([`ObjectStore::ready`]).
 
 mod connect;
 mod errors;
+mod known;
 mod list;
 mod multipart;
 mod read;
@@ -33,9 +34,9 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::RequestPayer;
 use bytes::Bytes;
-use parking_lot::RwLock;
 
 pub use connect::{Credentials, Endpoint, Settings};
+use known::Known;
 
 use super::layer::Kind;
 use super::{
@@ -52,7 +53,7 @@ pub struct S3Store {
     aws: bool,
     timeouts: Timeouts,
     /// What is known of the endpoint; `None` before it was probed.
-    capabilities: RwLock<Option<Capabilities>>,
+    known: Known,
     /// Whether the endpoint refuses a body whose `x-amz-checksum-crc32c` is wrong.
     checksums: AtomicBool,
 }
@@ -92,8 +93,23 @@ impl S3Store {
 
     /// What was found out about the endpoint holds from now on.
     pub fn adopt(&self, capabilities: Capabilities, checksums: bool) {
-        *self.capabilities.write() = Some(capabilities);
         self.checksums.store(checksums, Ordering::Relaxed);
+        self.known.learnt(capabilities);
+    }
+
+    /// What the endpoint does could not be found out now. Who waits for it hears why.
+    pub fn unknown(&self, error: ObjectError) {
+        self.known.failed(error);
+    }
+
+    /// Nobody will find out any more.
+    pub fn leave_unknown(&self) {
+        self.known.over();
+    }
+
+    /// Returns when somebody waits to hear what the endpoint does.
+    pub async fn asked(&self) {
+        self.known.wanted().await;
     }
 
     /// Whether it is AWS itself.
@@ -166,7 +182,11 @@ impl ObjectStore for S3Store {
             part_copy: false,
             ..Capabilities::AWS
         };
-        self.capabilities.read().unwrap_or(UNKNOWN)
+        self.known.get().unwrap_or(UNKNOWN)
+    }
+
+    async fn ready(&self) -> Result<(), ObjectError> {
+        self.known.ready().await
     }
 
     async fn head(&self, key: &str) -> Result<Head, ObjectError> {

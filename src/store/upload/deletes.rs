@@ -93,6 +93,7 @@ impl Runner {
 
     /// What is to be sent for one key; where the delete cannot carry its condition, a look decides.
     async fn check(&self, op: &Op) -> Result<Check, Failure> {
+        self.bucket.ready().await?;
         match op.expected() {
             Expected::Anything => return Ok(Check::Send(None)),
             Expected::Object(etag) if self.bucket.capabilities().conditional_delete => {

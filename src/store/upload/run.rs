@@ -6,6 +6,7 @@
 //! Invariants:
 //! - Whatever comes from the operation's own source (a copy's source, the base of parts, remote bytes of the blob) being gone or replaced is
 //!   [`Done::SourceChanged`], never a failure.
+//! - Nothing is written before it is known what the endpoint does.
 //! - The names and attributes that an operation writes, and the intent to write them, are durable here before its request is sent.
 //! - A body has as many bytes as its generation, or is not sent.
 //! - A failure that leaves the outcome open carries a [`Suspect`]; it is looked at before anything else is done for its subject.
@@ -123,6 +124,8 @@ pub(super) fn check_length(slices: &[Bytes], len_bytes: u64) -> Result<(), Failu
 impl Runner {
     /// Runs anything but a delete.
     pub(super) async fn run(&self, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
+        // Not guarded as it may have to be, a write whose answer is lost would be done twice, or over somebody else's.
+        self.bucket.ready().await?;
         match op {
             Op::PutBlob { blob, .. } => self.put_blob(subject, op, *blob, progress).await,
             Op::PutBytes { key, body, attributes, .. } => {

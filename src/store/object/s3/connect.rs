@@ -14,8 +14,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     Builder, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
-use parking_lot::RwLock;
 
+use super::known::Known;
 use super::{S3Store, Timeouts};
 use crate::store::object::{Capabilities, ObjectError};
 
@@ -99,7 +99,7 @@ impl Endpoint {
             requester_pays,
             aws: self.aws,
             timeouts: self.timeouts,
-            capabilities: RwLock::new(self.aws.then_some(Capabilities::AWS)),
+            known: Known::new(self.aws.then_some(Capabilities::AWS)),
             checksums: AtomicBool::new(false),
         })
     }

@@ -212,7 +212,7 @@ impl S3Store {
         if keys.len() > 1_000 {
             return Err(ObjectError::Invalid("more than 1,000 keys in one DeleteObjects".into()));
         }
-        let conditional = self.capabilities.read().is_none_or(|known| known.conditional_delete);
+        let conditional = self.known.get().is_none_or(|known| known.conditional_delete);
         let expected = |expect: &Option<ETag>| expect.clone().filter(|_| conditional);
         let (fit, unfit): (Vec<_>, Vec<_>) = keys.iter().partition(|(key, _)| text::fits_xml(key));
         let mut failed = Vec::new();

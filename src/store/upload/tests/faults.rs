@@ -105,6 +105,36 @@ async fn lost_answer(capabilities: Capabilities, kind: Kind, action: Action, dea
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_written_before_it_is_known_what_the_endpoint_does() {
+    let world = World::new(small_parts(true), small_settings());
+    let gateway = world.open().await;
+    gateway.create(3, "gone", b"old").await;
+    gateway.drain().await;
+    world.store.set_unknown(true);
+    let before = world.meter.counts();
+    gateway.create(1, "small", b"content").await;
+    gateway.create(2, "large", &[7; 40_000]).await;
+    gateway.remove(3).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(world.meter.counts().since(&before).total(), 0);
+    // Somebody else comes first; and each answer is lost once.
+    world
+        .store
+        .put("small", bytes::Bytes::from_static(b"foreign").into(), &Attributes::default(), &Precondition::None)
+        .await
+        .unwrap();
+    for kind in [Kind::Put, Kind::MultipartCommit, Kind::Delete] {
+        world.faults.add(Rule::new(Action::LoseAnswer).on(kind).times(1));
+    }
+    world.store.set_unknown(false);
+    gateway.drain().await;
+    assert_eq!(world.objects()["small"], b"foreign");
+    assert_eq!(gateway.model.conflicts.lock().len(), 1);
+    assert_eq!((written(&world, "small"), written(&world, "small.conflict"), written(&world, "large")), (1, 1, 1));
+    assert_eq!(markers(&world, "gone"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_put_is_found_before_the_file_moves_on() {
     for capabilities in endpoints() {
         let world = World::new(capabilities, Settings::default());
