@@ -1,20 +1,21 @@
 //! The command line.
 //!
 //! What lives here: the commands and their arguments; `cli/serve.rs` runs a gateway, `cli/listen.rs` its listeners, `cli/s3.rs` the embedded endpoint alone, `cli/check.rs`
-//! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/show.rs` prints what it answers.
+//! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/show.rs` shows what it answers; `cli/out.rs` is standard output.
 //!
 //! Invariant: what goes wrong is one line on standard error that names the thing and the remedy; the exit code says which kind it was.
 
 mod ask;
 mod check;
 mod listen;
+mod out;
 mod s3;
 mod salvage;
 mod serve;
 mod show;
 mod stop;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -196,6 +197,7 @@ fn start_log() {
 }
 
 fn fail(exit: Exit, reason: &str) -> Exit {
-    eprintln!("tidegate: {reason}");
+    // Where nobody reads, the exit code still says it.
+    let _ = writeln!(std::io::stderr(), "tidegate: {reason}");
     exit
 }

@@ -1,6 +1,6 @@
 //! `tidegate check`: reads every file, says everything that is wrong, prints what is in force.
 
-use super::{Exit, fail};
+use super::{Exit, fail, out};
 use crate::config::{Config, Size};
 use crate::gateway::cache_bytes_default;
 
@@ -14,16 +14,19 @@ pub(super) fn run(config: &Config) -> Exit {
         Ok(shares) => shares,
         Err(error) => return fail(Exit::Config, &error.to_string()),
     };
-    match toml::to_string_pretty(&effective) {
-        Ok(text) => println!("# tidegate.toml\n{text}"),
+    let mut texts = match toml::to_string_pretty(&effective) {
+        Ok(text) => vec![format!("# tidegate.toml\n{text}")],
         Err(error) => return fail(Exit::Failed, &error.to_string()),
-    }
+    };
     let mut exit = Exit::Ok;
     for (name, share) in &shares {
         match share {
-            Ok(share) => println!("# shares/{name}.toml\n{}", toml::to_string_pretty(share).unwrap_or_default()),
+            Ok(share) => texts.push(format!("# shares/{name}.toml\n{}", toml::to_string_pretty(share).unwrap_or_default())),
             Err(error) => exit = fail(Exit::Config, &error.to_string()),
         }
     }
-    exit
+    match out::print(&texts) {
+        Exit::Ok => exit,
+        unwritten => unwritten,
+    }
 }

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::stop::Stop;
-use super::{Exit, S3Args, fail};
+use super::{Exit, S3Args, fail, out};
 use crate::base::clock::SystemClock;
 use crate::protocol::s3::{self, credentials};
 use crate::store::object::local::Local;
@@ -29,7 +29,7 @@ pub(super) async fn run(args: S3Args) -> Exit {
         Err(error) => return fail(Exit::Failed, &format!("cannot listen on {}: {error}; choose another --listen", args.listen)),
     };
     let address = listener.local_addr().unwrap_or(args.listen);
-    println!("s3 endpoint http://{address}   keys in {}", args.dir.join("credentials").display());
+    out::say(format!("s3 endpoint http://{address}   keys in {}", args.dir.join("credentials").display()));
     let stop = CancellationToken::new();
     let server = tokio::spawn(s3::serve(listener, local.clone(), keys, stop.clone()));
     signals.asked().await;

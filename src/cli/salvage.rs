@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{Exit, fail};
+use super::{Exit, fail, out};
 use crate::base::disk::Disk;
 use crate::base::disk::files::FilesDisk;
 use crate::config::Config;
@@ -160,7 +160,7 @@ impl Report {
     }
 
     fn line(&mut self, line: &str, damaged: bool) -> Result<(), String> {
-        println!("{line}");
+        out::say(line.to_owned());
         self.lines += 1;
         self.damaged |= damaged;
         writeln!(self.file, "{line}").map_err(|error| format!("{}: {error}", self.path.display()))

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::listen::{self, Servers};
 use super::stop::Stop;
-use super::{Exit, fail};
+use super::{Exit, fail, out};
 use crate::config::Config;
 use crate::gateway::{Gateway, disk, mend, watch};
 use crate::protocol::admin::{self, Control};
@@ -46,7 +46,7 @@ pub(super) async fn run(config: Config) -> Exit {
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
     signals.asked().await;
-    println!("tidegate: stopping; what is not uploaded yet is kept and goes on at the next start");
+    out::say("tidegate: stopping; what is not uploaded yet is kept and goes on at the next start".into());
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let drained = gateway.drain().await;
     servers.stop.cancel();
@@ -122,25 +122,27 @@ fn mount_command(address: SocketAddr, share: &str) -> String {
 
 /// Says what is served, and the exact command for each.
 async fn announce(gateway: &Gateway, admin: Option<SocketAddr>, endpoint: Option<SocketAddr>, nfs: &[SocketAddr]) {
-    println!("tidegate {} is running", env!("CARGO_PKG_VERSION"));
+    let mut lines = vec![format!("tidegate {} is running", env!("CARGO_PKG_VERSION"))];
     if let Some(address) = endpoint {
         let file = gateway.config().data_dir.join("s3/credentials");
-        println!("  s3       http://{address}   keys in {}", file.display());
-        println!("           AWS_SHARED_CREDENTIALS_FILE={} aws --endpoint-url http://{address} s3 ls", file.display());
+        lines.push(format!("  s3       http://{address}   keys in {}", file.display()));
+        lines
+            .push(format!("           AWS_SHARED_CREDENTIALS_FILE={} aws --endpoint-url http://{address} s3 ls", file.display()));
     }
     if let Some(address) = admin {
-        println!("  admin    http://{address}/metrics   tidegate status");
+        lines.push(format!("  admin    http://{address}/metrics   tidegate status"));
     }
     for share in gateway.status().await.shares {
-        println!("  share    {:<12} s3://{}/{}", share.name, share.bucket, share.prefix);
+        lines.push(format!("  share    {:<12} s3://{}/{}", share.name, share.bucket, share.prefix));
         if !share.mount.is_empty() {
-            println!("           files   {}", share.mount);
+            lines.push(format!("           files   {}", share.mount));
         }
         if let Some(address) = nfs.first() {
-            println!("           nfs     {}", mount_command(*address, &share.name));
+            lines.push(format!("           nfs     {}", mount_command(*address, &share.name)));
         }
         if !share.reason.is_empty() {
-            println!("           {}", share.reason);
+            lines.push(format!("           {}", share.reason));
         }
     }
+    let _ = out::write(&lines);
 }

@@ -1,13 +1,12 @@
-//! Prints what a gateway answered, for people and as JSON.
+//! Shows what a gateway answered, for people and as JSON.
 
 use std::future::Future;
-use std::io::{self, Write as _};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{Exit, fail};
+use super::{Exit, fail, out};
 use crate::protocol::admin::{ProcedureStatus, ShareStatus, Status, UploadStatus};
 
 /// Uploads that `status` shows at most.
@@ -15,76 +14,70 @@ const UPLOADS_SHOWN: usize = 20;
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Exit {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => {
-            println!("{text}");
-            Exit::Ok
-        }
+        Ok(text) => out::print(&[text]),
         Err(error) => fail(Exit::Failed, &error.to_string()),
     }
 }
 
 pub(super) fn shares(status: &Status) -> Exit {
-    println!("{:<20} {:<9} {:<30} {:>10} {:>6}  MOUNT", "SHARE", "STATE", "BUCKET", "DIRTY", "QUEUE");
+    out::print(&table(status))
+}
+
+fn table(status: &Status) -> Vec<String> {
+    let mut lines = vec![format!("{:<20} {:<9} {:<30} {:>10} {:>6}  MOUNT", "SHARE", "STATE", "BUCKET", "DIRTY", "QUEUE")];
     for share in &status.shares {
-        let place = format!("{}/{}", share.bucket, share.prefix);
-        println!(
+        lines.push(format!(
             "{:<20} {:<9} {:<30} {:>10} {:>6}  {}",
             share.name,
             share.state,
-            place,
+            format!("{}/{}", share.bucket, share.prefix),
             HumanBytes(share.dirty_bytes).to_string(),
             share.jobs,
             share.mount
-        );
+        ));
         if !share.reason.is_empty() {
-            println!("    {}", share.reason);
+            lines.push(format!("    {}", share.reason));
         }
     }
-    Exit::Ok
+    lines
 }
 
 pub(super) fn share(share: &ShareStatus) -> Exit {
-    println!("share        {}", share.name);
-    println!("state        {} {}", share.state, share.reason);
-    println!("bucket       {}/{}", share.bucket, share.prefix);
-    println!("mount        {}", if share.mount.is_empty() { "none" } else { &share.mount });
-    println!("nodes        {}", share.nodes);
-    println!("dirty        {} of at most {}", HumanBytes(share.dirty_bytes), HumanBytes(share.dirty_bytes_max));
-    println!("oldest dirty {}", age(share.oldest_dirty_s));
-    println!("queue        {} ({} failing)", share.jobs, share.failing);
-    Exit::Ok
+    out::print(&[
+        format!("share        {}", share.name),
+        format!("state        {} {}", share.state, share.reason),
+        format!("bucket       {}/{}", share.bucket, share.prefix),
+        format!("mount        {}", if share.mount.is_empty() { "none" } else { &share.mount }),
+        format!("nodes        {}", share.nodes),
+        format!("dirty        {} of at most {}", HumanBytes(share.dirty_bytes), HumanBytes(share.dirty_bytes_max)),
+        format!("oldest dirty {}", age(share.oldest_dirty_s)),
+        format!("queue        {} ({} failing)", share.jobs, share.failing),
+    ])
 }
 
 pub(super) fn status(status: &Status) -> Exit {
-    println!("tidegate {}  gateway {}", status.version, status.gateway);
-    println!(
-        "cache  {} of {} segments free, {} writable\n",
-        status.cache.segments_free,
-        status.cache.segments,
-        HumanBytes(status.cache.writable_bytes)
-    );
-    shares(status);
+    let cache = &status.cache;
+    let writable = HumanBytes(cache.writable_bytes);
+    let mut lines = vec![
+        format!("tidegate {}  gateway {}", status.version, status.gateway),
+        format!("cache  {} of {} segments free, {writable} writable\n", cache.segments_free, cache.segments),
+    ];
+    lines.extend(table(status));
     if status.uploads_total > 0 {
-        println!("\nuploads: {}", status.uploads_total);
-        for upload in status.uploads.iter().take(UPLOADS_SHOWN) {
-            println!("  {}", line(upload));
-        }
+        lines.push(format!("\nuploads: {}", status.uploads_total));
+        lines.extend(status.uploads.iter().take(UPLOADS_SHOWN).map(|upload| format!("  {}", line(upload))));
     }
     let nfs = &status.nfs;
     if nfs.connections > 0 || !nfs.mounts.is_empty() {
-        println!("\nnfs: {} connections from {}", nfs.connections, nfs.clients.join(", "));
-        for mount in &nfs.mounts {
-            println!("  {mount}");
-        }
+        lines.push(format!("\nnfs: {} connections from {}", nfs.connections, nfs.clients.join(", ")));
+        lines.extend(nfs.mounts.iter().map(|mount| format!("  {mount}")));
         for procedure in &nfs.procedures {
             let ProcedureStatus { name, calls, errors, mean_us } = procedure;
-            println!("  {name:<12} {calls:>12} calls {errors:>9} errors {mean_us:>9} µs");
+            lines.push(format!("  {name:<12} {calls:>12} calls {errors:>9} errors {mean_us:>9} µs"));
         }
     }
-    for notice in &status.notices {
-        println!("\nnotice: {notice}");
-    }
-    Exit::Ok
+    lines.extend(status.notices.iter().map(|notice| format!("\nnotice: {notice}")));
+    out::print(&lines)
 }
 
 fn line(upload: &UploadStatus) -> String {
@@ -133,10 +126,10 @@ where
                 Ok(())
             }
             View::Json => match serde_json::to_string(&status) {
-                Ok(text) => print(&[text]),
+                Ok(text) => out::write(&[text]),
                 Err(error) => return fail(Exit::Failed, &error.to_string()),
             },
-            View::Lines => print(&lines(&status)),
+            View::Lines => out::write(&lines(&status)),
         };
         if shown.is_err() {
             // Whoever read, like `head`, has enough.
@@ -144,14 +137,6 @@ where
         }
         tokio::time::sleep(interval).await;
     }
-}
-
-fn print(lines: &[String]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for line in lines {
-        writeln!(out, "{line}")?;
-    }
-    out.flush()
 }
 
 fn share_line(share: &ShareStatus) -> String {

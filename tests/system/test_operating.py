@@ -141,6 +141,50 @@ def test_watching_without_a_terminal_is_plain_lines(failing_gateway):
     assert done.stdout.splitlines()[-1] == "0" and "panicked" not in done.stderr, done.stdout + done.stderr
 
 
+def into_a_closed_pipe(run):
+    """What `run` makes of a standard output that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return run(writer)
+    finally:
+        os.close(writer)
+
+
+TELLING = [
+    "status", "status --json", "status --watch", "status --watch --json", "share list", "share list --json", "share show demo",
+    "share show demo --json", "check",
+]
+
+
+def test_what_only_tells_ends_quietly_when_nobody_reads(gateway):
+    for words in TELLING:
+        command = [PROGRAM, "--config", str(gateway.config), *words.split()]
+        # The watch writes again each second, and learns of it then.
+        done = into_a_closed_pipe(lambda out: subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60))
+        assert (done.returncode, done.stderr) == (0, ""), (words, done)
+        piped = sh(f"{' '.join(command)} | head -1 | wc -l; echo ${{PIPESTATUS[0]}}")
+        assert (piped.stdout.split(), piped.stderr) == (["1", "0"], ""), (words, piped)
+        # That there is no room is another thing than that nobody reads.
+        with open("/dev/full", "w") as full:
+            if "--watch" not in words:
+                done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+                assert done.returncode == 1 and "standard output: No space left" in done.stderr, (words, done)
+
+
+def test_a_gateway_works_and_ends_well_when_nobody_reads_what_it_says(make_gateway):
+    """`tidegate serve 2>&1 | tee log`, and the terminal's interrupt ends the tee first."""
+    gateway = make_gateway()
+    command = [PROGRAM, "--config", str(gateway.config), "serve"]
+    gateway.process = into_a_closed_pipe(lambda out: subprocess.Popen(command, stdout=out, stderr=out, cwd=gateway.root))
+    until(lambda: os.path.ismount(gateway.mount))
+    (gateway.mount / "x").write_text("x")
+    gateway.drain()
+    assert gateway.bucket() == {"x": 1}
+    gateway.log.touch()
+    gateway.stop()
+
+
 def test_watching_as_json_is_a_document_a_line(failing_gateway):
     command = [PROGRAM, "--config", str(failing_gateway.config), "status", "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
