@@ -1,7 +1,7 @@
 //! How many seeds the random tests go through.
 //!
-//! Nothing set: the quick count. `TIDEGATE_SOAK=1` (`tests/run --soak`): the full one. `TIDEGATE_SEEDS=n`: so many. `TIDEGATE_SEED=n`: this
-//! one alone, which is what a failed test says.
+//! Nothing set: the quick count. `TIDEGATE_SOAK=1` (`tests/run --soak`): the full one. `TIDEGATE_SEEDS=n`: so many.
+//! `TIDEGATE_SEEDS=a..b`: those, beyond what others have seen. `TIDEGATE_SEED=n`: this one alone, which is what a failed test says.
 
 use std::ops::Range;
 
@@ -12,14 +12,19 @@ pub fn is_soak() -> bool {
 
 /// The seeds of a test.
 pub fn seeds(quick: u64, soak: u64) -> Range<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    chosen(number("TIDEGATE_SEED"), number("TIDEGATE_SEEDS"), if is_soak() { soak } else { quick })
+    let told = |name| std::env::var(name).ok();
+    let only = told("TIDEGATE_SEED").and_then(|number| number.parse().ok());
+    chosen(only, told("TIDEGATE_SEEDS").as_deref(), if is_soak() { soak } else { quick })
 }
 
-fn chosen(only: Option<u64>, count: Option<u64>, default: u64) -> Range<u64> {
+fn chosen(only: Option<u64>, some: Option<&str>, default: u64) -> Range<u64> {
+    let range = |some: &str| match some.split_once("..") {
+        Some((from, to)) => Some(from.parse().ok()?..to.parse().ok()?),
+        None => Some(0..some.parse().ok()?),
+    };
     match only {
         Some(seed) => seed..seed.saturating_add(1),
-        None => 0..count.unwrap_or(default),
+        None => some.and_then(range).unwrap_or(0..default),
     }
 }
 
@@ -36,10 +41,15 @@ pub fn worlds(quick: u64, soak: u64, run: impl AsyncFn(u64)) {
         let _ = told.try_init();
     }
     for seed in seeds(quick, soak) {
-        let _told = Told(seed);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(run(seed));
+        world(seed, &run);
     }
+}
+
+/// One of [`worlds`]: a seed that found something once.
+pub fn world(seed: u64, run: impl AsyncFn(u64)) {
+    let _told = Told(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(run(seed));
 }
 
 struct Told(u64);
@@ -55,6 +65,7 @@ impl Drop for Told {
 #[test]
 fn one_seed_some_or_the_default() {
     assert_eq!(chosen(None, None, 12), 0..12);
-    assert_eq!(chosen(None, Some(3), 12), 0..3);
-    assert_eq!(chosen(Some(7), Some(3), 12), 7..8);
+    assert_eq!(chosen(None, Some("3"), 12), 0..3);
+    assert_eq!(chosen(None, Some("5..9"), 12), 5..9);
+    assert_eq!(chosen(Some(7), Some("3"), 12), 7..8);
 }

@@ -19,7 +19,7 @@ use crate::base::id::BlobId;
 use crate::store::log::{Class, Kind, LogError, Record};
 
 /// Records of one step: each begins a block of the log, whatever its length.
-const RECORDS_MAX: usize = 32;
+const RECORDS_MAX: usize = if cfg!(test) { 4 } else { 32 };
 
 /// What one step says of its stretch.
 struct Step {

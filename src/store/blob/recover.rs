@@ -89,8 +89,10 @@ pub(super) async fn open(
     store.load_ids().await?;
     let weak = store.weak.clone();
     store.log.set_footer_names(Box::new(move |id| weak.upgrade()?.name_of(id)));
+    store.log.exceed_size(true);
     store.make_checkpoint(true).await?;
     store.restore_reserve().await?;
+    store.log.exceed_size(false);
     store.start_tasks();
     Ok((store, report))
 }

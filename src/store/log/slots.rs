@@ -14,6 +14,9 @@ use crate::store::log::{Class, LogError, Position};
 /// Segments that [`Class::Write`] leaves: two for moving, one for names.
 pub const RESERVED: usize = 3;
 
+/// Segments that a start may use above the size: what it writes again takes two at most, and the flush of that may fail too.
+const BEYOND: u32 = 4;
+
 /// A segment in use.
 pub struct Used {
     pub segment: Arc<Segment>,
@@ -44,13 +47,14 @@ pub struct Slots {
     quarantined: Vec<u32>,
     /// Segments of the read head that were freed: it may take as many again.
     read_credit: u32,
+    may_exceed: bool,
 }
 
 impl Slots {
     pub fn new(disk: Arc<dyn Disk>, size_bytes: u64, segment_bytes: u64) -> Self {
         let limit = u32::try_from(size_bytes / segment_bytes).unwrap_or(u32::MAX).max(1);
         let (used, free) = (BTreeMap::new(), BTreeMap::new());
-        Self { disk, segment_bytes, limit, used, free, quarantined: Vec::new(), read_credit: 0 }
+        Self { disk, segment_bytes, limit, used, free, quarantined: Vec::new(), read_credit: 0, may_exceed: false }
     }
 
     pub fn segment_bytes(&self) -> u64 {
@@ -109,7 +113,7 @@ impl Slots {
     /// Creates files until the reserve exists, as far as the disk has room.
     pub fn fill_reserve(&mut self) -> io::Result<()> {
         while self.free.len() < RESERVED && self.absent() > 0 {
-            match self.create() {
+            match self.create(self.limit) {
                 Ok((slot, file)) => drop(self.free.insert(slot, file)),
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                     tracing::warn!("no room on the cache disk for the log's reserve");
@@ -121,9 +125,10 @@ impl Slots {
         Ok(())
     }
 
-    fn create(&self) -> io::Result<(u32, Arc<dyn DiskFile>)> {
+    /// Makes a file in the first slot below `limit` that has none.
+    fn create(&self, limit: u32) -> io::Result<(u32, Arc<dyn DiskFile>)> {
         let taken = |slot: &u32| self.used.contains_key(slot) || self.free.contains_key(slot) || self.quarantined.contains(slot);
-        let slot = (0..self.limit).find(|slot| !taken(slot)).ok_or(io::ErrorKind::StorageFull)?;
+        let slot = (0..limit).find(|slot| !taken(slot)).ok_or(io::ErrorKind::StorageFull)?;
         Ok((slot, self.disk.create(&file_name(slot), self.segment_bytes)?))
     }
 
@@ -147,9 +152,20 @@ impl Slots {
         self.free_count().saturating_sub(RESERVED)
     }
 
+    /// Whether [`Class::Move`] may use more than the size allows, where nothing is free (invariant 9).
+    pub fn set_may_exceed(&mut self, may_exceed: bool) {
+        self.may_exceed = may_exceed;
+    }
+
     /// Takes a free file for the write head.
     pub fn take(&mut self, class: Class) -> Result<(u32, Arc<dyn DiskFile>), LogError> {
-        self.take_above(Self::reserve(class))
+        match self.take_above(Self::reserve(class)) {
+            Err(LogError::Full) if self.may_exceed && class == Class::Move => {
+                let made = self.create(self.limit.saturating_add(BEYOND));
+                made.map_err(|error| if error.kind() == io::ErrorKind::StorageFull { LogError::Full } else { error.into() })
+            }
+            taken => taken,
+        }
     }
 
     /// Takes a free file for the read head.
@@ -168,7 +184,7 @@ impl Slots {
             return Err(LogError::Full);
         }
         if self.free.len() <= reserve {
-            match self.create() {
+            match self.create(self.limit) {
                 Ok(made) => return Ok(made),
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => return Err(LogError::Full),
                 Err(error) => return Err(error.into()),

@@ -27,6 +27,8 @@ const LEN_MAX: u64 = 220_000;
 
 /// Segments that were freed, in all worlds.
 static FREED: AtomicUsize = AtomicUsize::new(0);
+/// Blobs that were detached, in all worlds.
+static DETACHED: AtomicUsize = AtomicUsize::new(0);
 /// Lives of all worlds.
 static LIVED: AtomicUsize = AtomicUsize::new(0);
 
@@ -69,6 +71,30 @@ impl Model {
     }
 }
 
+/// A blob that is being detached, stretch by stretch from its beginning: also what lies between before and after may be found.
+struct Detaching {
+    before: Model,
+    id: BlobId,
+    /// What it may be in the end.
+    after: Vec<u8>,
+    /// It was not told which bytes are lost: each of those that may be lost can also be as before.
+    is_open: bool,
+}
+
+impl Detaching {
+    fn may_be(&self, seen: &Model) -> bool {
+        let (Some(bytes), Some(before)) = (seen.blobs.get(&self.id), self.before.blobs.get(&self.id)) else { return false };
+        let is_done = |index: usize| bytes[index] == self.after[index] || (self.is_open && bytes[index] == before[index]);
+        if bytes.len() != before.len() {
+            return false;
+        }
+        let done = (0..bytes.len()).find(|index| !is_done(*index)).unwrap_or(bytes.len());
+        let mut rest = self.before.clone();
+        rest.blobs.insert(self.id, bytes.clone());
+        bytes[done..] == before[done..] && rest == *seen
+    }
+}
+
 /// A frozen generation and the bytes that it must have.
 struct Held {
     id: BlobId,
@@ -81,6 +107,10 @@ struct Run {
     world: World,
     /// States since the last sync, oldest first; the last is now.
     states: Vec<Model>,
+    /// What else it may be since the last sync.
+    detaching: Vec<Detaching>,
+    /// In some worlds blobs are detached.
+    detaches: bool,
     /// Only the process died: nothing at all may be missing.
     is_exact: bool,
     row_next: u64,
@@ -89,6 +119,12 @@ struct Run {
 impl Run {
     fn now(&self) -> &Model {
         self.states.last().unwrap()
+    }
+
+    /// What is now is durable.
+    fn synced(&mut self) {
+        self.states.drain(..self.states.len() - 1);
+        self.detaching.clear();
     }
 
     fn pick(&mut self) -> Option<BlobId> {
@@ -132,7 +168,7 @@ impl Run {
 
     /// One random step. An error means that the power is gone.
     async fn step(&mut self, store: &Arc<BlobStore>, held: &mut Vec<Held>) -> Result<(), BlobError> {
-        match self.random.u8(..32) {
+        match self.random.u8(..if self.detaches { 33 } else { 32 }) {
             0..=9 => self.write(store).await,
             10..=13 => {
                 let (batch, after) = self.batch(store).await?;
@@ -147,7 +183,7 @@ impl Run {
             }
             14..=15 => {
                 store.sync().await?;
-                self.states.drain(..self.states.len() - 1);
+                self.synced();
                 Ok(())
             }
             16..=18 => {
@@ -155,7 +191,7 @@ impl Run {
                 let bytes = self.now().blobs[&id].to_vec();
                 let generation = store.freeze(id).await?;
                 // The log is committed by that.
-                self.states.drain(..self.states.len() - 1);
+                self.synced();
                 assert_eq!(generation.len_bytes, bytes.len() as u64);
                 held.push(Held { id, generation, bytes });
                 Ok(())
@@ -206,8 +242,54 @@ impl Run {
                 }
                 Ok(())
             }
+            32 => self.detach(store).await,
             _ => self.read(store).await,
         }
+    }
+
+    /// What S3 had of a blob is gone: what is here of it stays, and only what is not may read as zeros.
+    async fn detach(&mut self, store: &BlobStore) -> Result<(), BlobError> {
+        let Some(id) = self.pick() else { return Ok(()) };
+        let source = store.info(id).await?.source;
+        if source.is_empty() {
+            return Ok(());
+        }
+        assert_eq!(
+            store.detach(id, &Bytes::from_static(b"another"), Patience::Default).await?,
+            Vec::<std::ops::Range<u64>>::new()
+        );
+        let before = self.now().clone();
+        let bytes = before.blobs[&id].to_vec();
+        let mut after = bytes.clone();
+        for range in store.test_not_dirty(id).await? {
+            after[range.start as usize..range.end as usize].fill(0);
+        }
+        self.detaching.push(Detaching { before: before.clone(), id, after, is_open: true });
+        let detached = store.detach(id, &source, Patience::Default).await;
+        if let Ok(lost) = &detached {
+            let detaching = self.detaching.last_mut().unwrap();
+            let mut after = bytes;
+            for range in lost {
+                let range = range.start as usize..range.end as usize;
+                assert!(detaching.after[range.clone()].iter().all(|byte| *byte == 0), "dirty bytes {range:?} of {id} are lost");
+                after[range].fill(0);
+            }
+            (detaching.after, detaching.is_open) = (after.clone(), false);
+            let mut now = before;
+            now.blobs.insert(id, Arc::new(after));
+            self.states.push(now);
+            DETACHED.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        if matches!(detached, Err(BlobError::NoSpace | BlobError::Log(LogError::Flush(_)))) {
+            // Some of it may be done.
+            crate::base::disk::Disk::list(&self.world.disk).map_err(LogError::Disk)?;
+            let now = self.observe(store).await;
+            assert!(self.detaching.last().unwrap().may_be(&now), "{id} was not detached from its beginning on");
+            self.states.push(now);
+            return Ok(());
+        }
+        detached.map(drop)
     }
 
     async fn write(&mut self, store: &BlobStore) -> Result<(), BlobError> {
@@ -278,14 +360,15 @@ impl Run {
     /// The store is at one of the states that it may be at.
     async fn check(&mut self, store: &BlobStore, what: &str) {
         if self.is_exact {
-            self.states.drain(..self.states.len() - 1);
+            self.synced();
         }
         let seen = self.observe(store).await;
-        if !self.states.contains(&seen) {
+        if !self.states.contains(&seen) && !self.detaching.iter().any(|detaching| detaching.may_be(&seen)) {
             self.explain(&seen);
             panic!("{what}: the store is at none of the {} states that it may be at", self.states.len());
         }
         self.states = vec![seen];
+        self.detaching.clear();
     }
 
     fn explain(&self, seen: &Model) {
@@ -369,8 +452,15 @@ impl Run {
 async fn run(seed: u64) {
     let segments = 9 + seed % 8;
     let world = World::new(segments, seed);
-    let mut run =
-        Run { random: fastrand::Rng::with_seed(seed), world, states: vec![Model::default()], is_exact: true, row_next: 0 };
+    let mut run = Run {
+        random: fastrand::Rng::with_seed(seed),
+        world,
+        states: vec![Model::default()],
+        is_exact: true,
+        detaching: Vec::new(),
+        detaches: seed % 2 == 1,
+        row_next: 0,
+    };
     for life in 0..LIVES {
         LIVED.fetch_add(1, Ordering::Relaxed);
         run.live(life).await;
@@ -379,9 +469,17 @@ async fn run(seed: u64) {
     run.check(&store, "at the end").await;
 }
 
+/// Nine segments, and a disk that fails every second flush, until all segments are durable in part and the reserve is used up.
+#[test]
+fn a_log_whose_reserve_is_used_up_by_failing_flushes_starts_again() {
+    seeds::world(25_688, run);
+}
+
 #[test]
 fn power_losses_lose_nothing_that_was_synced() {
     seeds::worlds(QUICK / LIVES, FULL / LIVES, run);
     let (freed, lives) = (FREED.load(Ordering::Relaxed), LIVED.load(Ordering::Relaxed));
+    let detached = DETACHED.load(Ordering::Relaxed);
+    assert!(seeds::is_one() || detached > lives / 40, "blobs were detached: {detached}");
     assert!(seeds::is_one() || freed > lives / 20, "reclaim had its part: {freed} segments");
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::base::clock::SimulatedClock;
 use crate::base::disk::simulated::SimulatedDisk;
 use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::store::blob::map::Piece;
 use crate::store::blob::page::Ledger;
 use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, FetchError, Generation, Layout, Portion, Report, Settings};
 use crate::store::log;
@@ -127,6 +128,20 @@ impl BlobStore {
 
     pub async fn test_read(&self, id: BlobId) -> Result<Vec<u8>, BlobError> {
         Ok(self.read(id, 0..u64::MAX).await?.concat())
+    }
+
+    /// The ranges of a blob below its remote length that S3 has.
+    pub async fn test_not_dirty(&self, id: BlobId) -> Result<Vec<Range<u64>>, BlobError> {
+        let blob = self.blob(id).await?;
+        let missing = blob.state.lock().missing(&(0..u64::MAX));
+        self.load_pages(&blob, &missing).await?;
+        let state = blob.state.lock();
+        let pieces = state.pieces(0..state.row().remote_len_bytes).into_iter();
+        let clean = pieces.filter_map(|piece| match piece {
+            Piece::Extent(extent) => (!state.is_dirty(&extent)).then(|| extent.range()),
+            Piece::Gap(from, to) => Some(from..to),
+        });
+        Ok(clean.collect())
     }
 
     /// The accounts as the maps say that they should be.

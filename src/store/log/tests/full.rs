@@ -1,6 +1,7 @@
 //! A full log: reserves by class, the read head, segments that are freed and used again.
 
 use super::*;
+use crate::store::log::slots::Slots;
 
 fn big(blob: u64) -> Record {
     data(blob, 0, vec![blob as u8; 300_000])
@@ -55,6 +56,49 @@ async fn the_reserve_is_disk_space_and_not_a_promise() {
     assert_eq!(fill(&log, Class::Move), 2 * 3);
     disk.set_capacity(7 * MIB);
     assert_eq!(fill(&log, Class::Move), 3, "somebody made room on the disk");
+}
+
+/// Every segment is in use, and the first flush of a start fails: what it was for has to be written again, and there is no room for it.
+#[tokio::test]
+async fn a_start_that_has_no_room_uses_more_than_the_size_for_a_while() {
+    let disk = disk();
+    let log = open(&disk, 8, Position::default()).log;
+    for class in [Class::Write, Class::Name, Class::Move] {
+        while log.usage().segments_free > Slots::reserve(class) as u32 {
+            log.append(class, &[big(1)]).unwrap();
+            log.commit().await.unwrap();
+            log.seal();
+        }
+    }
+    drop(log);
+    let disk = disk.process_death();
+    let world = open(&disk, 8, Position::default());
+    assert_eq!((world.found.len(), world.log.usage().segments_free), (8, 0));
+    world.log.exceed_size(true);
+    world.log.append(Class::Move, &[big(2)]).unwrap();
+    world.log.exceed_size(false);
+    world.log.seal();
+    assert!(matches!(world.log.append(Class::Move, &[big(3)]), Err(LogError::Full)), "only while it starts");
+    drop(world);
+
+    let disk = disk.process_death();
+    disk.fail_next_syncs(1);
+    let world = open(&disk, 8, Position::default());
+    assert_eq!(world.found.len(), 9);
+    let checkpoint = world.log.commit().await.unwrap();
+    assert!(matches!(world.log.append(Class::Write, &[big(3)]), Err(LogError::Full)));
+    drop(world);
+    let disk = disk.power_loss(7);
+    let world = open(&disk, 8, Position::default());
+    assert_eq!(world.found.len(), 9, "what was written again is durable");
+    world.log.seal();
+    for info in world.log.segments().into_iter().filter(|info| info.end < checkpoint) {
+        world.log.free(info.slot);
+    }
+    for _ in 0..10 {
+        world.log.append(Class::Write, &[big(3)]).unwrap();
+    }
+    assert_eq!(disk.list().unwrap().len(), 8, "the size holds again");
 }
 
 #[tokio::test]
