@@ -135,6 +135,22 @@ pub enum Op {
         /// is a write like others: where the object is not the one that is known, the bytes are sent, or are a conflict.
         unless_digest: Option<Vec<u8>>,
     },
+    /// What the planner makes of ranges of a generation that it holds frozen becomes an object (a segment of a volume or a tape): see [`Planner::make`].
+    /// Sent in one PUT.
+    PutMade {
+        /// At. The same key with other bytes is another operation.
+        key: String,
+        /// Whose bytes.
+        blob: BlobId,
+        /// The generation's number.
+        generation: Seq,
+        /// The most that is made, in bytes: for so many there is room in memory before anything is made.
+        bytes_max: u64,
+        /// With; the mark is added.
+        attributes: Attributes,
+        /// Instead of.
+        expected: Expected,
+    },
     /// A small body that the planner made (a symlink's target, a directory's marker, a link group).
     PutBytes {
         /// At.
@@ -173,7 +189,11 @@ impl Op {
     /// The key that it writes or deletes.
     pub fn target(&self) -> &str {
         match self {
-            Self::PutBlob { key, .. } | Self::PutBytes { key, .. } | Self::Copy { key, .. } | Self::Delete { key, .. } => key,
+            Self::PutBlob { key, .. }
+            | Self::PutMade { key, .. }
+            | Self::PutBytes { key, .. }
+            | Self::Copy { key, .. }
+            | Self::Delete { key, .. } => key,
         }
     }
 
@@ -197,9 +217,9 @@ pub enum Done {
         version: Option<String>,
         /// Its length in bytes.
         size_bytes: u64,
-        /// For `PutBlob`: the generation's number.
+        /// For `PutBlob` and `PutMade`: the generation's number.
         through: Seq,
-        /// For `PutBlob`: the digest of its content, where it was computed.
+        /// For `PutBlob` and `PutMade`: the digest of its content, where it was computed.
         digest: Option<Vec<u8>>,
     },
     /// The object is gone (or was).
@@ -239,6 +259,18 @@ pub trait Planner: Send + Sync + 'static {
     /// # Errors
     /// Counted as a failed attempt; the operation will be run again and will find its own work.
     async fn done(&self, subject: u64, op: &Op, done: &Done, batch: &mut Batch) -> Result<(), BlobError>;
+
+    /// The body of an [`Op::PutMade`], at most `bytes_max` long: made of what [`Generation::read`](crate::store::blob::Generation::read) says,
+    /// packed as the owner likes, and the same whenever it is made for the same operation. The keys are held; nothing may change. Who plans no
+    /// such operation has no need of it.
+    ///
+    /// # Errors
+    /// Counted as a failed attempt; `Fetch(Changed)` is a [`Done::SourceChanged`]. An operation that cannot be made any more, since its
+    /// generation was let go, must not be the plan any more.
+    async fn make(&self, subject: u64, op: &Op) -> Result<Vec<Bytes>, BlobError> {
+        let _ = (subject, op);
+        Err(BlobError::NotFound)
+    }
 
     /// The batch of `done` is applied and visible: tell front ends, wake waiters.
     fn applied(&self, subject: u64, op: &Op, done: &Done) {

@@ -257,6 +257,6 @@ fn attributes_digest(op: &Op) -> u64 {
     match op {
         Op::PutBlob { attributes, .. } | Op::PutBytes { attributes, .. } => attributes::digest(attributes),
         Op::Copy { attributes: Some(attributes), .. } => attributes::digest(attributes),
-        Op::Copy { .. } | Op::Delete { .. } => 0,
+        Op::PutMade { .. } | Op::Copy { .. } | Op::Delete { .. } => 0,
     }
 }

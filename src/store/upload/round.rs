@@ -110,7 +110,7 @@ impl Owner {
             self.deletes.add(Collected { subject, op, look, since: Instant::now(), guard: keys });
             return Ok(Round::Over);
         }
-        let done = self.runner.run(subject, &op, &progress).await?;
+        let done = self.runner.run(&*self.planner, subject, &op, &progress).await?;
         self.conclude(subject, &op, &done).await?;
         self.setback(subject, &done)?;
         Ok(Round::Again)

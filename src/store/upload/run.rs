@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::adopt::{self, Kin, Landed, Lost, Mark, Verdict, Write};
 use super::budget::{Budget, Counts, Progress};
 use super::pending::Pending;
-use super::{Done, Expected, Op, Settings, digest};
+use super::{Done, Expected, Op, Planner, Settings, digest};
 use crate::base::id::{BlobId, OwnerId, Seq};
 use crate::store::blob::{BlobError, BlobStore, FetchError, Generation};
 use crate::store::object::{Attributes, Body, CopySource, ETag, ObjectError, SharedStore, Written};
@@ -123,11 +123,12 @@ pub(super) fn check_length(slices: &[Bytes], len_bytes: u64) -> Result<(), Failu
 
 impl Runner {
     /// Runs anything but a delete.
-    pub(super) async fn run(&self, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
+    pub(super) async fn run(&self, planner: &dyn Planner, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
         // Not guarded as it may have to be, a write whose answer is lost would be done twice, or over somebody else's.
         self.bucket.ready().await?;
         match op {
             Op::PutBlob { blob, .. } => self.put_blob(subject, op, *blob, progress).await,
+            Op::PutMade { blob, .. } => self.put_made(planner, subject, op, *blob, progress).await,
             Op::PutBytes { key, body, attributes, .. } => {
                 self.pending.abandon(self, subject).await?;
                 let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, body);
@@ -196,6 +197,40 @@ impl Runner {
         {
             return Ok(done);
         }
+        self.put(subject, op, slices, kin, &marked, content).await
+    }
+
+    /// What the planner makes of a generation that it holds. Marks above what is known to be in S3 are of earlier lives, which did not get to know their
+    /// outcome.
+    async fn put_made(
+        &self,
+        planner: &dyn Planner,
+        subject: u64,
+        op: &Op,
+        blob: BlobId,
+        progress: &Progress,
+    ) -> Result<Done, Failure> {
+        let Op::PutMade { key, generation, bytes_max, attributes, .. } = op else {
+            return Err(Failure { text: "not an object that is made".into(), endpoint: false, suspect: None });
+        };
+        let known = self.blobs.info(blob).await?.clean_through;
+        self.pending.abandon(self, subject).await?;
+        let _room = self.budget.take(*bytes_max).await;
+        let slices = match planner.make(subject, op).await {
+            Err(error) if is_source_changed(&error) => return Ok(Done::SourceChanged),
+            slices => slices?,
+        };
+        let size_bytes = slices.iter().map(|slice| slice.len() as u64).sum();
+        if size_bytes > *bytes_max {
+            let text = format!("{size_bytes} bytes were made for {key}, and only {bytes_max} may be");
+            return Err(Failure { text, endpoint: false, suspect: None });
+        }
+        progress.begin(0, size_bytes);
+        let digest = digest::root(&digest::leaves(&slices).await);
+        let mark = Mark::new(&self.gateway, subject, *generation, key, attributes, &digest);
+        let marked = mark.on(attributes);
+        let kin = Kin::Marked { mark, known, copied: Some(ETag(String::new())) };
+        let content = Content { size_bytes, through: *generation, digest: Some(digest) };
         self.put(subject, op, slices, kin, &marked, content).await
     }
 
@@ -301,6 +336,7 @@ impl Op {
     pub(super) fn expected(&self) -> &Expected {
         match self {
             Self::PutBlob { expected, .. }
+            | Self::PutMade { expected, .. }
             | Self::PutBytes { expected, .. }
             | Self::Copy { expected, .. }
             | Self::Delete { expected, .. } => expected,

@@ -4,4 +4,5 @@ mod faults;
 mod order;
 mod parts;
 mod requests;
+mod volume;
 mod world;

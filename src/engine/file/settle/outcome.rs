@@ -38,7 +38,7 @@ impl Share {
                         object.storage_class.take_if(|class| Some(&*class) == self.settings().storage_class.as_ref());
                         self.record_copy(&mut object, source, attributes.as_ref(), batch).await?;
                     }
-                    Op::Delete { .. } => {}
+                    Op::PutMade { .. } | Op::Delete { .. } => {}
                 }
                 batch.put(Row::Object(object));
             }

@@ -393,6 +393,7 @@ impl Planner for Model {
                         row.attributes_digest = mode_of(attributes);
                         row.content_digest = body.to_vec();
                     }
+                    Op::PutMade { .. } => panic!("nothing is made here"),
                     Op::Delete { .. } => panic!("a delete writes nothing"),
                 }
                 batch.put(Row::Object(row));
@@ -417,6 +418,7 @@ impl Planner for Model {
     fn applied(&self, subject: u64, op: &Op, done: &Done) {
         let op = match op {
             Op::PutBlob { .. } => "put",
+            Op::PutMade { .. } => "made",
             Op::PutBytes { .. } => "bytes",
             Op::Copy { .. } => "copy",
             Op::Delete { .. } => "delete",

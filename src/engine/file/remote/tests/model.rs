@@ -263,7 +263,7 @@ async fn meddle(world: &World, random: &mut fastrand::Rng, number: usize) {
 fn whatever_others_write_the_bucket_becomes_the_tree() {
     worlds(async |seed| {
         let mut random = fastrand::Rng::with_seed(seed ^ 0xf0f0);
-        let conflict = if seed % 3 == 1 { ConflictPolicy::LocalWins } else { ConflictPolicy::KeepBoth };
+        let conflict = [ConflictPolicy::KeepBoth, ConflictPolicy::LocalWins, ConflictPolicy::RemoteWins][(seed % 3) as usize];
         let world = World::with(Settings { refresh: Duration::from_secs(7), conflict, ..Settings::default() });
         let gateway = world.gateway("gw").await;
         gateway.names("").await.unwrap();
