@@ -1,8 +1,8 @@
 //! Blobs: mutable bytes under files, volumes and tapes; cached, logged and written back.
 //!
-//! What lives here: [`BlobStore`], which owns the log, the metadata's staging and every blob's extent map; [`Batch`], the
-//! one way to change names and blobs together; [`Generation`], frozen bytes for an upload; [`Layout`], how a blob's bytes are
-//! found in S3. Pure: `blob/map.rs` is the extent map, `blob/kept.rs` what a generation keeps aside, `blob/page.rs` what a
+//! What lives here: [`BlobStore`], which owns the log, the metadata's staging and every blob's extent map; [`Layout`], how a blob's bytes are
+//! found in S3. `blob/batch.rs` has [`Batch`], the one way to change names and blobs together; `blob/freeze.rs` [`Generation`], frozen bytes
+//! for an upload. Pure: `blob/map.rs` is the extent map, `blob/kept.rs` what a generation keeps aside, `blob/page.rs` what a
 //! checkpoint stores of both blob and map, `blob/record.rs` bodies in the log, `blob/portion.rs` who may have how many dirty
 //! bytes, `blob/read_ahead.rs`; `blob/pressure.rs` says who should upload sooner. `blob/state.rs` is one blob and what each record does to it; `blob/cache.rs` which blobs and
 //! pages are in memory. One file per verb: `blob/{write,apply,jobs,read,fetch,freeze,detach,checkpoint,reclaim,recover,salvage}.rs`.
@@ -30,6 +30,7 @@
 
 mod accounts;
 mod apply;
+mod batch;
 mod cache;
 mod checkpoint;
 mod delta;
@@ -73,8 +74,10 @@ use crate::base::clock::Clock;
 use crate::base::disk::Disk;
 use crate::base::id::{BlobId, NodeId, OwnerId, Seq};
 use crate::store::log::{self, LogError, Position};
-use crate::store::meta::{Change, Meta, MetaError};
+use crate::store::meta::{Meta, MetaError};
 use crate::store::object::ObjectError;
+pub use batch::{Batch, BlobChange};
+pub use freeze::Generation;
 
 /// How much blob offset one page of an extent map spans, in bytes. Small in tests, so that a small blob has several.
 pub const PAGE_SPAN_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
@@ -253,150 +256,6 @@ pub struct BlobStore {
     /// Why the last checkpoint failed; `None`: it did not.
     checkpoint_failure: Mutex<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
-}
-
-/// Changes that happen together or not at all: rows, new blobs, lengths, removals, clean-through. One atomic batch of the log.
-#[derive(Default)]
-pub struct Batch {
-    /// Row changes, one `Name` record.
-    pub changes: Vec<Change>,
-    /// Blob changes, one record each.
-    pub blobs: Vec<BlobChange>,
-    /// Edits of job rows, by subject. They are made to the latest rows.
-    pub jobs: Vec<(u64, jobs::JobChange)>,
-}
-
-/// A change of a blob that is not data.
-#[derive(Clone, Debug)]
-pub enum BlobChange {
-    /// A new blob: empty `source` and 0 length for one without remote bytes. `id` is from [`BlobStore::new_blob_id`].
-    Create {
-        /// Its id.
-        id: BlobId,
-        /// Whose.
-        owner: OwnerId,
-        /// Length in bytes, all of it remote.
-        len_bytes: u64,
-        /// As the layout encodes it.
-        source: Bytes,
-    },
-    /// Truncate or extend.
-    SetLength {
-        /// Which.
-        id: BlobId,
-        /// To, in bytes.
-        len_bytes: u64,
-    },
-    /// The range reads as zeros.
-    Discard {
-        /// Which.
-        id: BlobId,
-        /// What; cut at the length.
-        range: Range<u64>,
-    },
-    /// All of it is gone; generations of it stay readable until they are dropped.
-    Remove {
-        /// Which.
-        id: BlobId,
-    },
-    /// S3 has everything up to `through`, and more precisely has it as `source`.
-    CleanThrough {
-        /// Which.
-        id: BlobId,
-        /// The generation's number.
-        through: Seq,
-        /// The generation's length: what S3 now has.
-        len_bytes: u64,
-        /// As the layout encodes it.
-        source: Bytes,
-    },
-    /// The same bytes are elsewhere too (the object was copied to another key). Nothing, where the blob reads from another source by now.
-    Rebase {
-        /// Which.
-        id: BlobId,
-        /// The source that it is to read from no more.
-        instead_of: Bytes,
-        /// As the layout encodes it.
-        source: Bytes,
-    },
-}
-
-impl Batch {
-    /// An empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a row's after-image.
-    pub fn put(&mut self, row: crate::store::meta::Row) -> &mut Self {
-        self.changes.push(Change::Put(row));
-        self
-    }
-
-    /// Removes a row.
-    pub fn drop(&mut self, key: crate::store::meta::Key) -> &mut Self {
-        self.changes.push(Change::Drop(key));
-        self
-    }
-
-    /// Adds a blob change.
-    pub fn blob(&mut self, change: BlobChange) -> &mut Self {
-        self.blobs.push(change);
-        self
-    }
-
-    /// Adds an edit of a job's row.
-    pub fn job(&mut self, subject: u64, change: jobs::JobChange) -> &mut Self {
-        self.jobs.push((subject, change));
-        self
-    }
-
-    /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.blobs.is_empty() && self.jobs.is_empty()
-    }
-
-    /// Adds all of another.
-    pub fn extend(&mut self, other: Self) {
-        self.changes.extend(other.changes);
-        self.blobs.extend(other.blobs);
-        self.jobs.extend(other.jobs);
-    }
-}
-
-/// Frozen bytes of a blob: those with numbers up to `seq`, whatever is written afterwards. Dropping it lets them go.
-pub struct Generation {
-    /// Everything up to this number.
-    pub seq: Seq,
-    /// Length in bytes.
-    pub len_bytes: u64,
-    /// `BlobInfo::modified_ns` then.
-    pub modified_ns: i64,
-    /// What S3 had then.
-    pub source: Bytes,
-    id: u64,
-    changed: Vec<Range<u64>>,
-    store: Arc<BlobStore>,
-    blob: Arc<state::Blob>,
-}
-
-impl Generation {
-    /// The bytes of a range, cut at the length; fetched where they are remote.
-    ///
-    /// # Errors
-    /// As [`BlobStore::read`].
-    pub async fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
-        self.read_frozen(range).await
-    }
-
-    /// The ranges, ordered and merged, that differ from what `source` has: dirty bytes, holes, and what lies past the remote
-    /// length. The rest may be copied server-side.
-    ///
-    /// # Errors
-    /// `Meta`.
-    pub async fn changed(&self) -> Result<Vec<Range<u64>>, BlobError> {
-        Ok(self.changed.clone())
-    }
 }
 
 impl BlobStore {

@@ -3,7 +3,8 @@
 //!
 //! What lives here: [`Log`], its settings and errors. `log/record.rs` is what is appended, and where it is; `log/format.rs` is the layout on disk, byte by byte,
 //! with its version; `log/segment.rs` one segment file; `log/slots.rs` which files are free and for whom; `log/write.rs` the
-//! two heads; `log/commit.rs` the group commit and failed flushes; `log/recover.rs` the scan after a start; `log/salvage.rs` reads a log without its database. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
+//! two heads; `log/commit.rs` the group commit and failed flushes; `log/recover.rs` the start, out of the files that `log/recover/files.rs` finds; `log/read.rs`
+//! reads a record, `log/scan.rs` a segment; `log/usage.rs` says how full the log is; `log/salvage.rs` reads a log without its database. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
 //!
 //! Invariants:
 //! 1. `append` returned: the records are in the file (`pwrite`), whole; a dead process loses none of them, and the
@@ -40,28 +41,30 @@
 
 mod commit;
 mod format;
+mod read;
 mod record;
 mod recover;
 pub mod salvage;
+mod scan;
 mod segment;
 mod slots;
 mod state;
+mod usage;
 mod write;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::base::disk::Disk;
 use crate::base::id::{BlobId, OwnerId, Seq};
-use crate::store::log::segment::Segment;
 use crate::store::log::state::{Inner, Redirects, Shared};
 
 pub use record::{Appended, Class, Kind, Location, Position, Record, Scanned};
+pub use usage::{SegmentInfo, Usage};
 
 /// The most bytes that are written and not flushed at any time.
 pub const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
@@ -126,38 +129,6 @@ impl Settings {
             self.size_bytes
         )))
     }
-}
-
-/// How full the log is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Segment files that the size allows.
-    pub segments: u32,
-    /// Of them not in use.
-    pub segments_free: u32,
-    /// Bytes appended and not yet flushed.
-    pub unflushed_bytes: u64,
-    /// What `Class::Write` may still append before `Full`, in bytes.
-    pub writable_bytes: u64,
-}
-
-/// One segment as reclaim sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentInfo {
-    /// Which file.
-    pub slot: u32,
-    /// The life's short id.
-    pub life: u32,
-    /// Whether it belongs to the read head.
-    pub read_head: bool,
-    /// Whether it is sealed (only sealed ones can be victims).
-    pub sealed: bool,
-    /// A flush of it failed, and what was not durable is elsewhere: the first to be a victim.
-    pub retired: bool,
-    /// Bytes used by records.
-    pub used_bytes: u64,
-    /// The position of its end (write head), to compare with a checkpoint's.
-    pub end: Position,
 }
 
 /// What recovery found.
@@ -271,34 +242,6 @@ impl Log {
         Ok((log, recovered))
     }
 
-    /// What a dead process wrote and did not flush was visited, so it must not be lost any more. It is read before it is
-    /// flushed: afterwards it could be gone.
-    fn flush_recovered(&self, unsynced: &[(Arc<Segment>, u32)]) -> Result<(), LogError> {
-        let mut inner = self.shared.inner.lock();
-        for (segment, at) in unsynced {
-            if let Some(batch) = recover::read_again(segment, *at)? {
-                inner.unflushed_bytes += batch.bytes;
-                inner.unflushed.push_back(batch);
-            }
-        }
-        inner.unsynced = unsynced.iter().map(|(segment, _)| segment.clone()).collect();
-        inner.unsynced.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        // A flush that failed in the process before cannot be made good by flushing again.
-        let suspect = inner.unsynced.iter().any(|segment| segment.suspect);
-        let failure =
-            if suspect { Some("in an earlier process".to_owned()) } else { inner.flush_now().err().map(|e| e.to_string()) };
-        if let Some(failure) = failure {
-            inner.flush_failed(failure, &self.shared.redirects);
-            if !inner.stranded
-                && let Err(error) = inner.flush_now()
-            {
-                // What was just written again is as suspect as what it replaces, and the next process has to know.
-                inner.flush_failed(error.to_string(), &self.shared.redirects);
-            }
-        }
-        Ok(())
-    }
-
     /// Appends a batch to the write head, all or nothing. Bounded by memory speed; the caller calls [`Self::room`]
     /// before, without holding locks. A batch takes at most [`Self::batch_bytes_max`].
     ///
@@ -386,34 +329,6 @@ impl Log {
         self.shared.commit().await
     }
 
-    /// Fills `buf` with the body of the `Data` record at `location` from `skip_bytes` on, verifying only the checksum
-    /// units that it touches.
-    ///
-    /// # Errors
-    /// `Corrupt`, `Disk`.
-    pub fn read(&self, location: Location, skip_bytes: u32, buf: &mut [u8]) -> Result<(), LogError> {
-        let location = self.resolve(location);
-        let error = match self.shared.segment(location)?.read(location.offset_bytes, skip_bytes, buf, Some(&self.shared.heads)) {
-            Err(error @ (LogError::Corrupt { .. } | LogError::Disk(_))) => error,
-            done => return done,
-        };
-        let inner = self.shared.inner.lock();
-        let location = self.resolve(location);
-        if inner.read_unflushed(location, skip_bytes as usize, buf) { Ok(()) } else { Err(error) }
-    }
-
-    /// The body of a record that [`Self::append_fetched`] took just now, while memory still has it: what is fetched ahead is mostly read
-    /// at once, and then needs no disk.
-    pub fn fetched(&self, location: Location) -> Option<Bytes> {
-        self.shared.fetched.get(&location)
-    }
-
-    /// Where the record at `location` is now: elsewhere if a flush of its segment failed (invariant 3). Reads do this by themselves.
-    /// A checkpoint must write down what this says, since the old place does not outlive the process.
-    pub fn resolve(&self, location: Location) -> Location {
-        self.shared.redirects.resolve(location)
-    }
-
     /// The end of what is appended.
     pub fn written(&self) -> Position {
         self.shared.inner.lock().written
@@ -437,69 +352,6 @@ impl Log {
     /// The log's id, for [`Known::log`].
     pub fn id(&self) -> LogId {
         self.shared.inner.lock().log_id
-    }
-
-    /// How full the log is.
-    pub fn usage(&self) -> Usage {
-        let inner = self.shared.inner.lock();
-        let open = inner.write.as_ref().filter(|head| inner.slots.may_share(Class::Write, head.opened_for));
-        let open = open.map_or(0, |head| head.limit().saturating_sub(u64::from(head.tail)));
-        let each = write::batch_bytes_max(inner.slots.segment_bytes());
-        Usage {
-            segments: inner.slots.limit(),
-            segments_free: u32::try_from(inner.slots.free_count()).unwrap_or(u32::MAX),
-            unflushed_bytes: inner.unflushed_bytes,
-            writable_bytes: open + inner.slots.writable() as u64 * each,
-        }
-    }
-
-    /// All segments in use.
-    pub fn segments(&self) -> Vec<SegmentInfo> {
-        let read_tail = self.shared.read_head.lock().as_ref().map(|head| (head.segment.slot(), head.end));
-        let inner = self.shared.inner.lock();
-        let write_tail = inner.write.as_ref().map(|head| (head.segment.slot(), head.end));
-        let info = |used: &slots::Used| {
-            let slot = used.segment.slot();
-            let open = [read_tail, write_tail].into_iter().flatten().find(|(open, _)| *open == slot);
-            let tail = open.map_or(used.tail, |(_, end)| end);
-            let read_head = used.segment.header.read_head;
-            SegmentInfo {
-                slot,
-                life: used.segment.short_life(),
-                read_head,
-                sealed: used.sealed,
-                retired: used.retired,
-                used_bytes: u64::from(tail),
-                end: if read_head { Position::default() } else { used.segment.position(tail) },
-            }
-        };
-        inner.slots.used().filter(|used| !used.free_later).map(info).collect()
-    }
-
-    /// The records of one segment, in order, bodies of `Data` and footers left out; damaged ones are passed over.
-    ///
-    /// # Errors
-    /// `Disk`.
-    pub fn scan(&self, slot: u32) -> Result<Vec<Scanned>, LogError> {
-        let Some(info) = self.segments().into_iter().find(|info| info.slot == slot) else { return Ok(Vec::new()) };
-        let Some(segment) = self.shared.table.read().get(&slot).cloned() else { return Ok(Vec::new()) };
-        // Of a retired segment only what was durable before is believed; the rest is known by where it went.
-        let moved = self.shared.redirects.of_slot(slot);
-        let tail = moved.first().map_or(info.used_bytes, |first| u64::from(first.location.offset_bytes));
-        let mut found = recover::scan(&segment, u32::try_from(tail).unwrap_or(u32::MAX))?;
-        found.extend(moved);
-        Ok(found)
-    }
-
-    /// What the footer of a sealed segment says: blobs with records there, each with its owner and its last name then.
-    /// Empty where there is none.
-    ///
-    /// # Errors
-    /// `Disk`.
-    pub fn footer(&self, slot: u32) -> Result<Vec<(BlobId, OwnerId, Vec<u8>)>, LogError> {
-        let Some(segment) = self.shared.table.read().get(&slot).cloned() else { return Ok(Vec::new()) };
-        let body = recover::footer(&segment)?;
-        Ok(body.and_then(|body| format::decode_footer(&body)).unwrap_or_default())
     }
 
     /// While a start is not over: [`Class::Move`] may use a few segments more than the size allows, where none is free (invariant 9).

@@ -1,7 +1,7 @@
 //! The metadata: SQLite as the log's indexed checkpoint of names and states.
 //!
 //! What lives here: [`Meta`], the row types (`meta/rows.rs`), their codec for the log (`meta/codec.rs`), the overlay of
-//! what is not applied yet (`meta/overlay.rs`), the cache of what is (`meta/cache.rs`), and two back ends: `meta/sqlite.rs` (sqlx; the only SQL of the program)
+//! what is not applied yet (`meta/overlay.rs`), the cache of what is (`meta/cache.rs`), reads of many rows in order (`meta/range.rs`), and two back ends: `meta/sqlite.rs` (sqlx; the only SQL of the program)
 //! and `meta/memory.rs` (for simulated worlds; it forgets, at a simulated power loss, what a real database may forget).
 //!
 //! How a change gets in: its maker encodes [`Change`]s into a `Name` record of the log, appends it, and hands the changes
@@ -27,6 +27,7 @@ mod cache;
 mod memory;
 mod order;
 mod overlay;
+mod range;
 mod sqlite;
 mod tally;
 
@@ -41,11 +42,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::base::id::{BlobId, NodeId, OwnerId, Position, Seq};
+use crate::base::id::{BlobId, OwnerId, Position, Seq};
 use backend::{Backend, Loaded, Staged};
 use cache::RowCache;
 pub use memory::MemoryDatabase;
-use order::{Place as Spot, Range};
 use overlay::{DROP_KEYS_MAX, Overlay};
 pub use rows::*;
 
@@ -252,123 +252,6 @@ impl Meta {
             Some(staged) => Some(staged.map(|row| Row::clone(row))),
             None => (overlay.epoch == stored.epoch).then(|| stored.row.clone()),
         }
-    }
-
-    /// The rows of a range at or after `from`, at most `limit`, of one moment. Tries again at most once for each apply.
-    async fn range(&self, range: Range, from: Spot, limit: usize) -> Result<Vec<Arc<Row>>, MetaError> {
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
-        'moment: loop {
-            let epoch = self.overlay.read().epoch;
-            let mut stored: Vec<Arc<Row>> = Vec::new();
-            let mut next = from.clone();
-            let mut portion = limit;
-            loop {
-                let rows = self.backend.range(&range, &next, portion).await?;
-                let more = rows.len() >= portion;
-                stored.extend(rows);
-                let overlay = self.overlay.read();
-                if overlay.epoch != epoch {
-                    continue 'moment;
-                }
-                if let Some(merged) = overlay.merge(&range, &from, &stored, more, limit) {
-                    return Ok(merged);
-                }
-                let Some(last) = stored.last().and_then(|row| range.place(row)) else { return Ok(Vec::new()) };
-                next = last.next();
-                portion = portion.saturating_mul(2);
-            }
-        }
-    }
-
-    /// A whole range, or its first rows.
-    async fn rows<T>(&self, range: Range, limit: usize, of: impl Fn(&Row) -> Option<T>) -> Result<Vec<T>, MetaError> {
-        let from = range.start();
-        let rows = self.range(range, from, limit).await?;
-        Ok(rows.iter().filter_map(|row| of(row)).collect())
-    }
-
-    /// Entries of a directory with a cookie above `after`, ordered by cookie, at most `limit`.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn entries(&self, parent: NodeId, after: u64, limit: usize) -> Result<Vec<EntryRow>, MetaError> {
-        let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
-        let rows = self.range(Range::Entries(parent), Spot::Entry(parent, first, Vec::new()), limit).await?;
-        Ok(rows.iter().filter_map(|row| row.entry()).collect())
-    }
-
-    /// Entries (names) of a node, at most `limit`: more than one for hard links.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn names_of(&self, node: NodeId, limit: usize) -> Result<Vec<EntryRow>, MetaError> {
-        self.rows(Range::NamesOf(node), limit, Row::entry).await
-    }
-
-    /// Objects that belong to a node.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn objects_of(&self, node: NodeId) -> Result<Vec<ObjectRow>, MetaError> {
-        self.rows(Range::ObjectsOf(node), usize::MAX, Row::object).await
-    }
-
-    /// Objects of an owner whose key is at or after `from` and begins with `prefix`, ordered by key, at most `limit`.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn objects(&self, owner: OwnerId, prefix: &str, from: &str, limit: usize) -> Result<Vec<ObjectRow>, MetaError> {
-        let first = Spot::Object(owner, from.max(prefix).to_owned());
-        let rows = self.range(Range::Objects(owner, prefix.to_owned()), first, limit).await?;
-        Ok(rows.iter().filter_map(|row| row.object()).collect())
-    }
-
-    /// All jobs of the upload queue, ordered by `since_ns`. Called at start, and by `status`.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn jobs(&self, owner: OwnerId) -> Result<Vec<JobRow>, MetaError> {
-        let of = |row: &Row| if let Row::Job(row) = row { Some(row.clone()) } else { None };
-        self.rows(Range::Jobs(owner), usize::MAX, of).await
-    }
-
-    /// All moves of an owner (background renames of directories), oldest first.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn moves(&self, owner: OwnerId) -> Result<Vec<MoveRow>, MetaError> {
-        let of = |row: &Row| if let Row::Move(row) = row { Some(row.clone()) } else { None };
-        self.rows(Range::Moves(owner), usize::MAX, of).await
-    }
-
-    /// Extended attributes of a node, ordered by name.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn xattrs(&self, node: NodeId) -> Result<Vec<XattrRow>, MetaError> {
-        let of = |row: &Row| if let Row::Xattr(row) = row { Some(row.clone()) } else { None };
-        self.rows(Range::Xattrs(node), usize::MAX, of).await
-    }
-
-    /// Nodes of an owner that have no name any more but are not removed yet (they were open when the gateway died): those
-    /// whose `links` is 0.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn orphans(&self, owner: OwnerId) -> Result<Vec<NodeRow>, MetaError> {
-        let of = |row: &Row| if let Row::Node(row) = row { Some(row.clone()) } else { None };
-        self.rows(Range::Orphans(owner), usize::MAX, of).await
-    }
-
-    /// All owners.
-    ///
-    /// # Errors
-    /// `Failed`.
-    pub async fn owners(&self) -> Result<Vec<OwnerRow>, MetaError> {
-        let of = |row: &Row| if let Row::Owner(row) = row { Some(row.clone()) } else { None };
-        self.rows(Range::Owners, usize::MAX, of).await
     }
 
     /// Node and object counts of an owner, for `statfs` and `status`. Exact for what is applied; a staged row that

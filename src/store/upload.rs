@@ -1,7 +1,7 @@
 //! The upload engine: what must happen in a bucket, in which order, until it has happened.
 //!
 //! What lives here: [`Uploader`] (the scheduler), [`Planner`] (an owner's answer to "what is to be done for this subject
-//! now"), [`Op`] and [`Done`]. `upload/schedule.rs` is the loop of one owner, `upload/round.rs` the rounds of a job, `upload/queue.rs` which job is due
+//! now"). `upload/op.rs` is what there is to do, [`Op`], and how it ends, [`Done`]; `upload/schedule.rs` is the loop of one owner, `upload/round.rs` the rounds of a job, `upload/queue.rs` which job is due
 //! (synchronous), `upload/keys.rs` the order per key, `upload/run.rs` runs one operation, `upload/multipart.rs` plans and resumes multipart
 //! uploads, `upload/pending.rs` keeps what is under way in the job's row, `upload/deletes.rs` collects deletes, `upload/adopt.rs` is the rule for lost answers, `upload/digest.rs` the digest of content,
 //! `upload/finished.rs` what was touched lately, `upload/budget.rs` memory and counts.
@@ -34,6 +34,7 @@ mod digest;
 mod finished;
 mod keys;
 mod multipart;
+mod op;
 mod pending;
 mod queue;
 mod round;
@@ -50,17 +51,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::budget::{Budget, Counts};
 use self::run::Runner;
 use self::schedule::Owner;
-use crate::base::id::{BlobId, OwnerId, Seq};
+use crate::base::id::OwnerId;
 use crate::base::pool::Pool;
 use crate::store::blob::{Batch, BlobError, BlobStore};
-use crate::store::object::{Attributes, CopySource, ETag, Head, SharedStore};
+use crate::store::object::SharedStore;
+pub use op::{Done, Expected, Op};
 
 /// How often `drain` asks whether what it waits for is in S3 though its job goes on.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -102,132 +103,6 @@ impl Default for Settings {
             delete_linger: Duration::from_millis(50),
         }
     }
-}
-
-/// What the bucket is expected to have at a key that we write or delete.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Expected {
-    /// Nothing.
-    Absent,
-    /// This object.
-    Object(ETag),
-    /// Whatever is there may go (an operator said so; never by default).
-    Anything,
-}
-
-/// One operation on a bucket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Op {
-    /// A blob's bytes become the object. Freezes a generation; sends it in one PUT, or in parts with unchanged ranges copied
-    /// from `base` where that is smaller.
-    PutBlob {
-        /// At.
-        key: String,
-        /// What.
-        blob: BlobId,
-        /// With; the mark is added.
-        attributes: Attributes,
-        /// Instead of.
-        expected: Expected,
-        /// The object that the blob's remote ranges are in, to copy parts from.
-        base: Option<CopySource>,
-        /// The digest of the content that `base` at `key` has: equal content is not sent again, but copied in place with the new attributes. That
-        /// is a write like others: where the object is not the one that is known, the bytes are sent, or are a conflict.
-        unless_digest: Option<Vec<u8>>,
-    },
-    /// What the planner makes of ranges of a generation that it holds frozen becomes an object (a segment of a volume or a tape): see [`Planner::make`].
-    /// Sent in one PUT.
-    PutMade {
-        /// At. The same key with other bytes is another operation.
-        key: String,
-        /// Whose bytes.
-        blob: BlobId,
-        /// The generation's number.
-        generation: Seq,
-        /// The most that is made, in bytes: for so many there is room in memory before anything is made.
-        bytes_max: u64,
-        /// With; the mark is added.
-        attributes: Attributes,
-        /// Instead of.
-        expected: Expected,
-    },
-    /// A small body that the planner made (a symlink's target, a directory's marker, a link group).
-    PutBytes {
-        /// At.
-        key: String,
-        /// What.
-        #[serde(with = "pending::body")]
-        body: Bytes,
-        /// With; the mark is added.
-        attributes: Attributes,
-        /// Instead of.
-        expected: Expected,
-    },
-    /// A server-side copy, also in place to change attributes.
-    Copy {
-        /// From.
-        source: CopySource,
-        /// Its length in bytes (above the endpoint's limit it is copied in parts).
-        size_bytes: u64,
-        /// To.
-        key: String,
-        /// `None` keeps the source's.
-        attributes: Option<Attributes>,
-        /// Instead of.
-        expected: Expected,
-    },
-    /// The object goes.
-    Delete {
-        /// Which.
-        key: String,
-        /// Which it is expected to be.
-        expected: Expected,
-    },
-}
-
-impl Op {
-    /// The key that it writes or deletes.
-    pub fn target(&self) -> &str {
-        match self {
-            Self::PutBlob { key, .. }
-            | Self::PutMade { key, .. }
-            | Self::PutBytes { key, .. }
-            | Self::Copy { key, .. }
-            | Self::Delete { key, .. } => key,
-        }
-    }
-
-    /// The keys that it reads.
-    pub fn sources(&self) -> Vec<&str> {
-        match self {
-            Self::PutBlob { base: Some(source), .. } | Self::Copy { source, .. } => vec![&source.key],
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// How an operation ended, when it did.
-#[derive(Clone, Debug)]
-pub enum Done {
-    /// The object is in S3.
-    Written {
-        /// Its ETag.
-        etag: ETag,
-        /// Its version.
-        version: Option<String>,
-        /// Its length in bytes.
-        size_bytes: u64,
-        /// For `PutBlob` and `PutMade`: the generation's number.
-        through: Seq,
-        /// For `PutBlob` and `PutMade`: the digest of its content, where it was computed.
-        digest: Option<Vec<u8>>,
-    },
-    /// The object is gone (or was).
-    Deleted,
-    /// Another object is there than was expected: `None`, nothing is. Nothing was changed.
-    Conflict(Option<Box<Head>>),
-    /// The source of a copy, or the base of the parts, is gone or another object now.
-    SourceChanged,
 }
 
 /// What an owner wants done for a subject.

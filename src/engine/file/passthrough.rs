@@ -1,6 +1,7 @@
 //! A kernel directory behind the [`Vfs`] seam: what Linux itself answers, for differential tests of the share and of front ends.
 //!
-//! What lives here: [`Passthrough`] and the verbs on names; `passthrough/io.rs` has those on bytes and attributes, `passthrough/who.rs` the caller.
+//! What lives here: [`Passthrough`] and the verbs on names; `passthrough/open.rs` opens, `passthrough/io.rs` has the verbs on bytes and attributes,
+//! `passthrough/convert.rs` says what the kernel says in our words, `passthrough/who.rs` is the caller.
 //! Only for tests: calls block their thread, and nothing is bounded.
 //!
 //! Invariants:
@@ -9,7 +10,9 @@
 //! - Each call runs with the caller's user, group and groups, on its own thread: the kernel checks permissions, not this file.
 //! - Every system call is relative to a directory's descriptor, or goes through `/proc/self/fd`; no path is ever walked.
 
+mod convert;
 mod io;
+mod open;
 #[cfg(test)]
 pub(crate) mod tests;
 mod who;
@@ -19,13 +22,13 @@ use std::io as std_io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags};
 use rustix::io::Errno;
 
 use super::changes::Hub;
@@ -35,10 +38,9 @@ use super::{
     OpenHow, Opened, Origin, Remove, Rename, Seek, SetAttr, SetXattr, StatFs, Target, Vfs, VfsError,
 };
 use crate::base::id::NodeId;
+use convert::{attr_of, name_of, told};
+use open::VERIFIER;
 use who::As;
-
-/// Attributes of an exclusive create are kept here, as NFS asks it.
-const VERIFIER: &str = "trusted.tidegate.verifier";
 
 /// An open file or directory.
 struct Open {
@@ -57,78 +59,6 @@ pub(crate) struct Passthrough {
     locks: Mutex<Locks>,
     pub(crate) changes: Hub,
     verifier: u64,
-}
-
-/// The answer of the kernel in our words; those that it never gives here are input/output errors.
-fn told(error: Errno) -> VfsError {
-    match error {
-        Errno::NOENT => VfsError::NotFound,
-        Errno::STALE => VfsError::Stale,
-        Errno::EXIST => VfsError::Exists,
-        Errno::NOTDIR => VfsError::NotDirectory,
-        Errno::ISDIR => VfsError::IsDirectory,
-        Errno::NOTEMPTY => VfsError::NotEmpty,
-        Errno::ACCESS => VfsError::AccessDenied,
-        Errno::PERM => VfsError::NotPermitted,
-        Errno::ROFS => VfsError::ReadOnly,
-        Errno::NAMETOOLONG => VfsError::NameTooLong,
-        Errno::ILSEQ => VfsError::BadName,
-        // A symlink that is opened without being followed.
-        Errno::INVAL | Errno::LOOP => VfsError::Invalid,
-        Errno::FBIG => VfsError::TooLarge,
-        Errno::NOSPC | Errno::DQUOT => VfsError::NoSpace,
-        Errno::MLINK => VfsError::TooManyLinks,
-        Errno::XDEV => VfsError::CrossShare,
-        Errno::NODATA => VfsError::NoAttribute,
-        Errno::RANGE | Errno::TOOBIG => VfsError::RangeTooSmall,
-        Errno::BADF => VfsError::BadHandle,
-        Errno::NXIO => VfsError::NoSuchAddress,
-        Errno::OPNOTSUPP => VfsError::Unsupported,
-        error => VfsError::Io(std_io::Error::from(error).to_string()),
-    }
-}
-
-fn kind_of(stat: &Stat) -> NodeKind {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => NodeKind::Directory,
-        FileType::Symlink => NodeKind::Symlink,
-        FileType::Fifo => NodeKind::Fifo,
-        FileType::Socket => NodeKind::Socket,
-        FileType::CharacterDevice => NodeKind::CharDevice,
-        FileType::BlockDevice => NodeKind::BlockDevice,
-        FileType::RegularFile | FileType::Unknown => NodeKind::File,
-    }
-}
-
-fn attr_of(stat: &Stat) -> Attr {
-    let ns = |seconds: i64, nanoseconds: u64| seconds * 1_000_000_000 + i64::try_from(nanoseconds).unwrap_or(0);
-    let ctime_ns = ns(stat.st_ctime, stat.st_ctime_nsec);
-    Attr {
-        node: NodeId(stat.st_ino),
-        kind: kind_of(stat),
-        mode: stat.st_mode & 0o7777,
-        nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        rdev: u32::try_from(stat.st_rdev).unwrap_or(0),
-        size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
-        allocated_bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
-        atime_ns: ns(stat.st_atime, stat.st_atime_nsec),
-        mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
-        ctime_ns,
-        birth_ns: 0,
-        change: u64::try_from(ctime_ns).unwrap_or(0),
-    }
-}
-
-/// A name as system calls take it: one component.
-fn name_of(name: &[u8]) -> Result<&std::ffi::OsStr, VfsError> {
-    use std::os::unix::ffi::OsStrExt;
-    match name {
-        [] => Err(VfsError::NotFound),
-        name if name.contains(&b'/') || name.contains(&0) => Err(VfsError::Invalid),
-        name => Ok(std::ffi::OsStr::from_bytes(name)),
-    }
 }
 
 impl Passthrough {
@@ -199,71 +129,6 @@ impl Passthrough {
         let (_, attr) = self.find(&dir, at)?;
         self.tell_entry(who, parent, name, NodeId(0), attr.node);
         Ok(attr)
-    }
-
-    fn open_how(how: &OpenHow) -> OFlags {
-        let mut flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        flags |= match (how.read || how.execute, how.write) {
-            (true, true) => OFlags::RDWR,
-            (false, true) => OFlags::WRONLY,
-            _ => OFlags::RDONLY,
-        };
-        if how.append {
-            flags |= OFlags::APPEND;
-        }
-        if how.truncate {
-            flags |= OFlags::TRUNC;
-        }
-        flags
-    }
-
-    fn opened(&self, file: OwnedFd, how: &OpenHow, created: bool) -> Result<Opened, VfsError> {
-        let attr = attr_of(&fs::fstat(&file).map_err(told)?);
-        let handle = HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        self.handles.lock().insert(handle, Arc::new(Open { node: attr.node, how: how.clone(), file }));
-        Ok(Opened { handle, attr, created })
-    }
-
-    /// Opens a node that is known: through `/proc`, because it may have no name.
-    fn open_node(&self, who: &Caller, node: NodeId, how: &OpenHow) -> Result<Opened, VfsError> {
-        let path = self.at(node)?;
-        match self.attr(node)?.kind {
-            NodeKind::Symlink => return Err(VfsError::Invalid),
-            NodeKind::Directory if how.write || how.truncate || how.create.is_some() => return Err(VfsError::IsDirectory),
-            NodeKind::File | NodeKind::Directory => {}
-            _ => return Err(VfsError::NoSuchAddress),
-        }
-        let flags = Self::open_how(how) - OFlags::NOFOLLOW;
-        let file = As::run(who, || fs::open(io::through(&path), flags, Mode::empty()).map_err(told))?;
-        self.opened(file, how, false)
-    }
-
-    fn open_child(&self, who: &Caller, parent: NodeId, name: &[u8], how: &OpenHow) -> Result<Opened, VfsError> {
-        let (dir, at) = (self.at(parent)?, name_of(name)?);
-        let found = As::run(who, || self.find(&dir, at));
-        match (found, how.create) {
-            (Ok((_, attr)), Some(_)) if how.exclusive && !self.was_made_with(attr.node, how.verifier) => Err(VfsError::Exists),
-            (Ok((_, attr)), _) => self.open_node(who, attr.node, how),
-            (Err(VfsError::NotFound), Some(create)) => {
-                let flags = Self::open_how(how) | OFlags::CREATE | OFlags::EXCL;
-                let mode = Mode::from_raw_mode(create.mode & 0o7777);
-                let file = As::run(who, || fs::openat(&*dir, at, flags, mode).map_err(told))?;
-                let (_, attr) = self.find(&dir, at)?;
-                if let Some(verifier) = how.verifier {
-                    fs::fsetxattr(&file, VERIFIER, &verifier.to_be_bytes(), fs::XattrFlags::empty()).map_err(told)?;
-                }
-                self.tell_entry(who, parent, name, NodeId(0), attr.node);
-                self.opened(file, how, true)
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    /// Whether an exclusive create with this verifier made the node.
-    fn was_made_with(&self, node: NodeId, verifier: Option<u64>) -> bool {
-        let (Some(verifier), Ok(path)) = (verifier, self.at(node)) else { return false };
-        let mut kept = [0; 8];
-        fs::getxattr(io::through(&path), VERIFIER, &mut kept).is_ok_and(|len| len == 8 && kept == verifier.to_be_bytes())
     }
 }
 

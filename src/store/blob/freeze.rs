@@ -1,6 +1,6 @@
 //! Frozen generations: what an upload reads while writers go on.
 //!
-//! A generation costs nothing until somebody overwrites: then what was there is kept for it aside ([`super::kept`]).
+//! What lives here: [`Generation`], and how a blob is frozen and thawed. A generation costs nothing until somebody overwrites: then what was there is kept for it aside ([`super::kept`]).
 //! Reading it is reading what is kept, and else the blob, which has the same bytes there.
 
 use std::collections::hash_map::Entry;
@@ -11,8 +11,45 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::state::{Blob, State};
-use super::{BlobError, BlobStore, Generation};
-use crate::base::id::BlobId;
+use super::{BlobError, BlobStore};
+use crate::base::id::{BlobId, Seq};
+
+/// Frozen bytes of a blob: those with numbers up to `seq`, whatever is written afterwards. Dropping it lets them go.
+pub struct Generation {
+    /// Everything up to this number.
+    pub seq: Seq,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// `BlobInfo::modified_ns` then.
+    pub modified_ns: i64,
+    /// What S3 had then.
+    pub source: Bytes,
+    pub(super) id: u64,
+    changed: Vec<Range<u64>>,
+    store: Arc<BlobStore>,
+    blob: Arc<Blob>,
+}
+
+impl Generation {
+    /// The bytes of a range, cut at the length; fetched where they are remote.
+    ///
+    /// # Errors
+    /// As [`BlobStore::read`].
+    pub async fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
+        let range = range.start.min(self.len_bytes)..range.end.min(self.len_bytes);
+        let plan = |state: &mut State| state.plan_frozen(self.id, range.clone());
+        self.store.read_planned(&self.blob, plan).await
+    }
+
+    /// The ranges, ordered and merged, that differ from what `source` has: dirty bytes, holes, and what lies past the remote
+    /// length. The rest may be copied server-side.
+    ///
+    /// # Errors
+    /// `Meta`.
+    pub async fn changed(&self) -> Result<Vec<Range<u64>>, BlobError> {
+        Ok(self.changed.clone())
+    }
+}
 
 impl BlobStore {
     /// See [`BlobStore::freeze`].
@@ -71,14 +108,6 @@ impl BlobStore {
                 count.remove();
             }
         }
-    }
-}
-
-impl Generation {
-    pub(super) async fn read_frozen(&self, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
-        let range = range.start.min(self.len_bytes)..range.end.min(self.len_bytes);
-        let plan = |state: &mut State| state.plan_frozen(self.id, range.clone());
-        self.store.read_planned(&self.blob, plan).await
     }
 }
 

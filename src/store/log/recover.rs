@@ -1,4 +1,4 @@
-//! Opening the log: which segments count, where the log ends, what is damaged, and the replay.
+//! Opening the log: where it ends, what is damaged, and the replay. Which segments count is in `recover/files.rs`.
 //!
 //! In four steps, none of which writes anything but missing reserve files:
 //! 1. *Headers.* Every segment file is opened. Each header of the write head says where the log ended when it was opened
@@ -13,18 +13,18 @@
 //! 4. *Replay.* Whole batches up to the end are visited; then what a dead process had not flushed is flushed, and the log
 //!    goes on in a fresh segment (opened by the first append), whose header cuts off whatever is behind the end.
 
-use std::collections::BTreeMap;
+mod files;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::base::disk::{Disk, DiskFile};
+use crate::base::disk::Disk;
 use crate::base::id::Seq;
-use crate::store::log::format::{self, HEADER_BYTES, NotASegment, RecordHeader};
+use crate::store::log::format::HEADER_BYTES;
+use crate::store::log::scan::{self, read_batch};
 use crate::store::log::segment::{self, Segment, Walk};
-use crate::store::log::slots::{Slots, Used};
-use crate::store::log::state::Unflushed;
-use crate::store::log::{Kind, Known, LogError, LogId, Position, Record, Recovered, Scanned, Settings};
+use crate::store::log::slots::Slots;
+use crate::store::log::{Kind, Known, Log, LogError, LogId, Position, Recovered, Scanned, Settings};
+use files::{Files, Link};
 
 /// Numbers that are left out after a start, so that none is given twice that a crash took back.
 const SEQ_GAP: u64 = 1 << 20;
@@ -52,17 +52,6 @@ pub struct Opened {
     pub unsynced: Vec<(Arc<Segment>, u32)>,
     /// What is known durable: the highest mark, or the batch end next below.
     pub durable: Position,
-}
-
-struct Files {
-    slots: Slots,
-    log_id: Option<LogId>,
-    /// Segments of the write head by ordinal.
-    written: BTreeMap<u64, Arc<Segment>>,
-    /// Files that were created and never used, and files whose header is damaged.
-    unused: Vec<(u32, Arc<dyn DiskFile>)>,
-    unreadable: Vec<(u32, Arc<dyn DiskFile>)>,
-    any: bool,
 }
 
 /// See [`crate::store::log::Log::open`].
@@ -110,157 +99,6 @@ pub fn open(
         unsynced,
         durable,
     })
-}
-
-/// A segment of the chain, and where it stops counting.
-struct Link {
-    segment: Arc<Segment>,
-    limit: u32,
-}
-
-impl Files {
-    fn open(disk: &Arc<dyn Disk>, settings: &Settings) -> Result<Self, LogError> {
-        let slots = Slots::new(disk.clone(), settings.size_bytes, settings.segment_bytes);
-        let (written, unused, unreadable) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut files = Self { slots, log_id: None, written, unused, unreadable, any: false };
-        let mut listed: Vec<u32> = disk.list()?.iter().filter_map(|(name, _)| segment::slot_of(name)).collect();
-        listed.sort_unstable();
-        for slot in listed {
-            let file = disk.open(&segment::file_name(slot))?;
-            match Segment::load(file.clone())? {
-                Ok(segment) => files.add(slot, Arc::new(segment))?,
-                Err(NotASegment::Unused) => files.unused.push((slot, file)),
-                Err(NotASegment::Damaged) => files.unreadable.push((slot, file)),
-                Err(NotASegment::Version(version)) => {
-                    return Err(LogError::Refused(format!(
-                        "{} is of version {version} of the log's format, which this program does not know; use the newer program that wrote it",
-                        segment::file_name(slot)
-                    )));
-                }
-            }
-        }
-        Ok(files)
-    }
-
-    fn add(&mut self, slot: u32, segment: Arc<Segment>) -> Result<(), LogError> {
-        let name = segment::file_name(slot);
-        let header = segment.header;
-        if header.slot != slot || segment.file.len_bytes()? != header.segment_bytes {
-            return Err(LogError::Refused(format!(
-                "{name} was written as {} with {} bytes; put the segment files back as they were",
-                segment::file_name(header.slot),
-                header.segment_bytes
-            )));
-        }
-        if *self.log_id.get_or_insert(header.log) != header.log {
-            return Err(LogError::Refused(format!(
-                "{name} belongs to another gateway's log than the segments before it; take it out of the cache directory"
-            )));
-        }
-        self.any = true;
-        if !header.read_head
-            && let Some(other) = self.written.insert(header.ordinal, segment.clone())
-        {
-            if other.header.life == header.life {
-                return Err(LogError::Refused(format!(
-                    "{name} is a copy of {}; take one of them out of the cache directory",
-                    segment::file_name(other.slot())
-                )));
-            }
-            // One was given up, its file used by the read head, and a power loss brought its header back after another start
-            // had given its ordinal again. Numbers leap at each start: the higher is the later.
-            let (newer, older) = if other.header.next_seq > header.next_seq { (other, segment) } else { (segment, other) };
-            self.unused.push((older.slot(), older.file.clone()));
-            self.slots.forget(older.slot());
-            self.written.insert(header.ordinal, newer.clone());
-            self.use_slot(newer);
-            return Ok(());
-        }
-        self.use_slot(segment);
-        Ok(())
-    }
-
-    fn use_slot(&mut self, segment: Arc<Segment>) {
-        let tail = u32::try_from(segment.bytes()).unwrap_or(u32::MAX);
-        self.slots.insert(Used { segment, sealed: true, retired: false, tail, free_later: false });
-    }
-
-    /// The segments from the checkpoint on that are part of the log, in order, and whether they reach back to it.
-    fn chain(&self, checkpoint: Position) -> (Vec<Link>, bool) {
-        let mut chain = Vec::new();
-        let (mut newest_left, mut limit) = (u64::MAX, Position(u64::MAX));
-        let mut reached = false;
-        while let Some((ordinal, segment)) = self.written.range(..=newest_left).next_back() {
-            if *ordinal < checkpoint.ordinal() {
-                break;
-            }
-            let limit_here = if *ordinal == limit.ordinal() { limit.offset() } else { u32::MAX };
-            chain.push(Link { segment: segment.clone(), limit: limit_here });
-            limit = segment.header.previous;
-            if limit <= checkpoint || *ordinal == checkpoint.ordinal() {
-                reached = true;
-                break;
-            }
-            newest_left = limit.ordinal().min(ordinal - 1);
-        }
-        chain.reverse();
-        (chain, reached)
-    }
-
-    /// Whether log and checkpoint belong together. The segment where the log was last durable is never reused before
-    /// another is, so only a log that was never flushed may fail to reach back.
-    fn check_reach(&self, reached: bool, checkpoint: Position, mark: Position) -> Result<(), LogError> {
-        if reached || !self.any || mark == Position::default() {
-            return Ok(());
-        }
-        Err(LogError::Refused(format!(
-            "the cache directory and the database do not belong together: the database's checkpoint is at {checkpoint}, and \
-             the log does not reach back to it. Put back the database or the cache directory that belongs to the other, or \
-             use `tidegate check --salvage`"
-        )))
-    }
-
-    /// Ends the chain's last segments where the log ends, gives up segments that are no part of it, and sorts the rest.
-    fn settle(&mut self, chain: &[Link], known: &Known<'_>, end: Position, damaged: bool) -> std::io::Result<()> {
-        let checkpoint = known.checkpoint;
-        for link in chain {
-            let ordinal = link.segment.header.ordinal;
-            if let Some(used) = self.slots.get_mut(link.segment.slot()) {
-                let at_end = if ordinal == end.ordinal() { end.offset().max(HEADER_BYTES) } else { u32::MAX };
-                used.tail = used.tail.min(link.limit).min(at_end);
-            }
-        }
-        let in_chain = |ordinal: u64| chain.iter().any(|link| link.segment.header.ordinal == ordinal);
-        let cut: Vec<u32> = self
-            .written
-            .values()
-            .filter(|segment| segment.header.ordinal > checkpoint.ordinal())
-            .filter(|segment| segment.header.ordinal > end.ordinal() || !in_chain(segment.header.ordinal))
-            .map(|segment| segment.slot())
-            .collect();
-        let dead = if damaged { Vec::new() } else { self.dead(known) };
-        for slot in cut.into_iter().chain(dead) {
-            self.slots.release(slot);
-        }
-        for (slot, file) in std::mem::take(&mut self.unreadable) {
-            // What an unreadable file holds may be what is missing: somebody may want to look at it.
-            if damaged { self.slots.quarantine(slot) } else { self.slots.add_free(slot, file) }
-        }
-        for (slot, file) in std::mem::take(&mut self.unused) {
-            self.slots.add_free(slot, file);
-        }
-        self.slots.fill_reserve()
-    }
-}
-
-impl Files {
-    /// Segments that the checkpoint covers and does not name: they were free, or could have been.
-    fn dead(&self, known: &Known<'_>) -> Vec<u32> {
-        let covered = |segment: &Segment| segment.header.read_head || segment.header.ordinal < known.checkpoint.ordinal();
-        let segments = self.slots.used().map(|used| &*used.segment);
-        let dead = segments.filter(|segment| covered(segment) && !(known.live)(segment.slot(), segment.short_life()));
-        dead.map(Segment::slot).collect()
-    }
 }
 
 struct Walked {
@@ -369,82 +207,32 @@ impl Replay<'_> {
     }
 }
 
-/// The records of a batch. Bodies of data are checked, not kept, and that only where they may have been lost.
-fn read_batch(segment: &Segment, headers: &[RecordHeader], end: Position, durable: bool) -> Result<Vec<Scanned>, LogError> {
-    let mut batch = Vec::with_capacity(headers.len());
-    let mut scratch = Vec::new();
-    for header in headers {
-        let is_data = header.kind == Kind::Data;
-        scratch.resize(header.body_len as usize, 0);
-        if !is_data || !durable {
-            segment.read(header.at, 0, &mut scratch, None)?;
+impl Log {
+    /// What a dead process wrote and did not flush was visited, so it must not be lost any more. It is read before it is
+    /// flushed: afterwards it could be gone.
+    pub(super) fn flush_recovered(&self, unsynced: &[(Arc<Segment>, u32)]) -> Result<(), LogError> {
+        let mut inner = self.shared.inner.lock();
+        for (segment, at) in unsynced {
+            if let Some(batch) = scan::read_again(segment, *at)? {
+                inner.unflushed_bytes += batch.bytes;
+                inner.unflushed.push_back(batch);
+            }
         }
-        let body = if is_data { Bytes::new() } else { Bytes::copy_from_slice(&scratch) };
-        batch.push(scanned(segment, header, end, body));
-    }
-    Ok(batch)
-}
-
-fn scanned(segment: &Segment, header: &RecordHeader, end: Position, body: Bytes) -> Scanned {
-    let record = Record {
-        kind: header.kind,
-        seq: Some(header.seq),
-        owner: header.owner,
-        blob: header.blob,
-        offset: header.offset,
-        len: header.len,
-        time_ns: header.time_ns,
-        body,
-    };
-    Scanned { record, seq: header.seq, location: segment.location(header.at), end }
-}
-
-/// The body of a segment's footer.
-pub fn footer(segment: &Segment) -> Result<Option<Bytes>, LogError> {
-    let all = scan_all(segment, u32::MAX)?;
-    Ok(all.into_iter().rev().find(|found| found.record.kind == Kind::Footer).map(|found| found.record.body))
-}
-
-/// The records of one segment up to `tail`, as far as they are whole; without the footer.
-pub fn scan(segment: &Segment, tail: u32) -> Result<Vec<Scanned>, LogError> {
-    let mut found = scan_all(segment, tail)?;
-    found.retain(|found| found.record.kind != Kind::Footer);
-    Ok(found)
-}
-
-fn scan_all(segment: &Segment, tail: u32) -> Result<Vec<Scanned>, LogError> {
-    let mut walk = Walk::new(segment, tail);
-    let (mut at, mut headers, mut found) = (HEADER_BYTES, Vec::new(), Vec::new());
-    while walk.next_batch(at, &mut headers)? {
-        let Some(last) = headers.last() else { break };
-        at = last.end();
-        let end = if segment.header.read_head { Position::default() } else { segment.position(at) };
-        match read_batch(segment, &headers, end, true) {
-            Ok(batch) => found.extend(batch),
-            Err(LogError::Corrupt { .. } | LogError::Disk(_)) => {}
-            Err(error) => return Err(error),
+        inner.unsynced = unsynced.iter().map(|(segment, _)| segment.clone()).collect();
+        inner.unsynced.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        // A flush that failed in the process before cannot be made good by flushing again.
+        let suspect = inner.unsynced.iter().any(|segment| segment.suspect);
+        let failure =
+            if suspect { Some("in an earlier process".to_owned()) } else { inner.flush_now().err().map(|e| e.to_string()) };
+        if let Some(failure) = failure {
+            inner.flush_failed(failure, &self.shared.redirects);
+            if !inner.stranded
+                && let Err(error) = inner.flush_now()
+            {
+                // What was just written again is as suspect as what it replaces, and the next process has to know.
+                inner.flush_failed(error.to_string(), &self.shared.redirects);
+            }
         }
+        Ok(())
     }
-    Ok(found)
-}
-
-/// The batch at `at` with its bodies, as if it had just been appended. `None` for a segment's header.
-pub fn read_again(segment: &Segment, at: u32) -> Result<Option<Unflushed>, LogError> {
-    let mut headers = Vec::new();
-    if at >= HEADER_BYTES {
-        Walk::new(segment, u32::MAX).batch_at(at, &mut headers)?;
-    }
-    let Some(last) = headers.last() else { return Ok(None) };
-    let end = segment.position(last.end());
-    let bytes = u64::from(last.end() - at);
-    let mut batch = Vec::with_capacity(headers.len());
-    for header in &headers {
-        let mut body = vec![0; header.body_len as usize];
-        segment.read(header.at, 0, &mut body, None)?;
-        let table = format::table_of(&body);
-        batch.push((scanned(segment, header, end, Bytes::from(body)).record, table));
-    }
-    let seqs = headers.iter().map(|header| header.seq).collect();
-    let locations = headers.iter().map(|header| segment.location(header.at)).collect();
-    Ok(Some(Unflushed { batch, seqs, locations, end, bytes }))
 }

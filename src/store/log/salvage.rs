@@ -13,7 +13,7 @@ use crate::base::disk::Disk;
 use crate::base::id::{BlobId, OwnerId};
 use crate::store::log::format::NotASegment;
 use crate::store::log::segment::{self, Segment};
-use crate::store::log::{Location, LogError, Scanned, format, recover};
+use crate::store::log::{Location, LogError, Scanned, format, scan};
 
 /// The segments of a log that nobody has open.
 pub struct Salvage {
@@ -49,7 +49,7 @@ impl Salvage {
         let mut ordered: Vec<&Segment> = self.segments.values().collect();
         ordered.sort_by_key(|segment| (segment.header.read_head, segment.header.ordinal));
         for segment in ordered {
-            match recover::scan(segment, u32::MAX) {
+            match scan::scan(segment, u32::MAX) {
                 Ok(records) => records.into_iter().for_each(&mut *visit),
                 Err(error) => tracing::warn!(slot = segment.slot(), %error, "a segment cannot be read, and is passed over"),
             }
@@ -63,7 +63,7 @@ impl Salvage {
         let mut names = BTreeMap::new();
         for segment in ordered {
             let footer =
-                recover::footer(segment).unwrap_or_default().and_then(|body| format::decode_footer(&body)).unwrap_or_default();
+                scan::footer(segment).unwrap_or_default().and_then(|body| format::decode_footer(&body)).unwrap_or_default();
             names.extend(footer.into_iter().map(|(blob, owner, name)| (blob, (owner, name))));
         }
         names

@@ -7,6 +7,7 @@ mod race;
 use std::path::Path;
 
 use super::*;
+use crate::base::id::NodeId;
 
 fn put(row: Row) -> Change {
     Change::Put(row)

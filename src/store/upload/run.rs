@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::adopt::{self, Kin, Landed, Lost, Mark, Verdict, Write};
 use super::budget::{Budget, Counts, Progress};
 use super::pending::Pending;
-use super::{Done, Expected, Op, Planner, Settings, digest};
+use super::{Done, Op, Planner, Settings, digest};
 use crate::base::id::{BlobId, OwnerId, Seq};
 use crate::store::blob::{BlobError, BlobStore, FetchError, Generation};
 use crate::store::object::{Attributes, Body, CopySource, ETag, ObjectError, SharedStore, Written};
@@ -328,24 +328,6 @@ impl Runner {
                 Err(Failure { suspect, ..error.into() })
             }
         }
-    }
-}
-
-impl Op {
-    /// What is expected at its key.
-    pub(super) fn expected(&self) -> &Expected {
-        match self {
-            Self::PutBlob { expected, .. }
-            | Self::PutMade { expected, .. }
-            | Self::PutBytes { expected, .. }
-            | Self::Copy { expected, .. }
-            | Self::Delete { expected, .. } => expected,
-        }
-    }
-
-    /// Whether the generation that it uploads, or the object that it copies, is its whole content.
-    pub(super) fn is_delete(&self) -> bool {
-        matches!(self, Self::Delete { .. })
     }
 }
 

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use rustix::fs::{self, FallocateFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::pread;
 
+use super::convert::told;
 use super::who::As;
-use super::{Open, Passthrough, told};
+use super::{Open, Passthrough};
 use crate::base::id::NodeId;
 use crate::engine::file::{Allocate, Attr, Caller, Changed, HandleId, Io, NodeKind, SetAttr, SetTime, VfsError};
 

@@ -5,7 +5,7 @@
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::told;
+use super::convert::told;
 use crate::engine::file::{Caller, VfsError};
 
 /// The thread is somebody else until this is dropped.

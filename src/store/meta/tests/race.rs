@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::store::meta::order::{Place as Spot, Range};
 use crate::store::meta::tally::Tallies;
 
 /// A database that holds a read, after it has read, and an apply, after it has committed, until it is told to go on.
