@@ -4,7 +4,10 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
 import tempfile
+import threading
+import time
 
 import pytest
 
@@ -74,11 +77,34 @@ copy_file_range = 1
 
 @pytest.mark.parametrize("seed", range(1, 9) if SOAK else [1])
 def test_fsx_on_a_file_larger_than_the_cache(make_gateway, seed, tmp_path):
+    """While the file is uploaded again and again: frozen generations, part copies and reclaim beside all that fsx does."""
     gateway = make_gateway(config='[cache]\nsize = "64 MiB"', share='upload_delay = "100ms"').start()
     config = tmp_path / "fsx.toml"
     config.write_text(FSX.format(flen=96 << 20))
-    operations = 100_000 if SOAK else 20_000
-    sh(f"fsx -q -f {config} -N {operations} -S {seed} -P {tmp_path} {gateway.mount}/fsx", timeout=14_000 if SOAK else 550)
+    operations = 100_000 if SOAK else 10_000
+    running = subprocess.Popen(
+        ["fsx", "-q", "-f", config, "-N", str(operations), "-S", str(seed), "-P", tmp_path, gateway.mount / "fsx"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    told = []
+    reader = threading.Thread(target=lambda: told.extend(running.stdout))
+    reader.start()
+    # It never rests nor closes the file for long: somebody who waits for the upload has it sent as it is, while it goes on.
+    begin = time.monotonic()
+    while running.poll() is None and time.monotonic() < begin + (7_000 if SOAK else 500):
+        gateway.run("upload", "wait", "--timeout", "5s", check=False)
+        # In full: now and then, since each sends some 50 MiB.
+        time.sleep(4 if SOAK else 0.2)
+    took_s = time.monotonic() - begin
+    if running.poll() is None:
+        running.kill()
+    reader.join()
+    assert running.wait() == 0, "".join(told)[-4000:]
+    requests = gateway.requests()
+    uploads = requests.get("put", 0) + requests.get("multipart_commit", 0)
+    print(f"{operations} operations in {took_s:.0f} s, beside {uploads} uploads: {requests}")
+    assert uploads >= (50 if SOAK else 5), requests
+    assert requests.get("get", 0) > 0, "all of it stayed in the cache"
     gateway.drain()
     assert gateway.bucket()["fsx"] == (gateway.mount / "fsx").stat().st_size
     body = gateway.s3().get_object(Bucket="demo", Key="fsx")["Body"].read()
