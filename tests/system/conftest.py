@@ -32,12 +32,12 @@ def free_port():
 class Gateway:
     """One gateway in a directory of its own."""
 
-    def __init__(self, root, config="", share="", shares=None, nfs=None, prefix=()):
-        """`nfs`: [nfs] of the gateway; `prefix`: words before the program's, as of nsenter."""
+    def __init__(self, root, config="", share="", shares=None, nfs=None, prefix=(), view=""):
+        """`nfs`: [nfs] of the gateway; `prefix`: words before the program's, as of nsenter; `view`: where its mounts are seen, if not from here."""
         self.root = pathlib.Path(root)
         self.s3_port, self.admin_port, self.nfs_port = free_port(), free_port(), free_port()
         self.process = None
-        self.prefix = list(prefix)
+        self.prefix, self.view = list(prefix), view
         self.nfs = nfs or f'listen = ["127.0.0.1:{self.nfs_port}"]\nrpcbind = false'
         (self.root / "shares").mkdir(parents=True, exist_ok=True)
         self.write_config(config)
@@ -54,7 +54,7 @@ class Gateway:
 
     @property
     def mount(self):
-        return self.root / "mnt/demo"
+        return pathlib.Path(f"{self.view}{self.root}/mnt/demo")
 
     @property
     def log(self):

@@ -1,9 +1,8 @@
 """NLM and NSM with real Linux clients: two guests, each with an address of its own, in a network namespace with an rpcbind."""
-import contextlib
+import json
 import os
-import pathlib
-import sqlite3
 import subprocess
+import sys
 import time
 
 import guest
@@ -14,20 +13,23 @@ SHARE = 'bucket = "demo"\n[nfs]\nsquash = "none"\nclients = ["10.77.0.0/24"]\n[f
 
 
 class Network:
-    """A namespace with a bridge 10.77.0.1, taps for guests, and an rpcbind."""
+    """A namespace with a bridge 10.77.0.1, taps for guests, and an rpcbind with a /run of its own: an rpcbind's socket and lock are the whole
+    machine's else, and two runs of these tests, or the machine's own rpcbind, would take them from each other."""
 
     def __init__(self, guests=2):
         self.name = f"tgnfs{os.getpid()}"
         sh(f"ip netns add {self.name}")
-        self.prefix = ["nsenter", f"--net=/run/netns/{self.name}"]
+        enter = ["nsenter", f"--net=/run/netns/{self.name}"]
         taps = "".join(f"ip tuntap add tap{n} mode tap; ip link set tap{n} master br0 up;" for n in range(1, guests + 1))
-        sh(" ".join(self.prefix) + f" bash -ec 'ip link set lo up; ip link add br0 type bridge; ip addr add 10.77.0.1/24 dev br0;"
+        sh(" ".join(enter) + f" bash -ec 'ip link set lo up; ip link add br0 type bridge; ip addr add 10.77.0.1/24 dev br0;"
            f" {taps} ip link set br0 up'")
-        # One of a run that was killed is nobody's.
-        pathlib.Path("/run/rpcbind.sock").unlink(missing_ok=True)
-        self.rpcbind = subprocess.Popen([*self.prefix, "rpcbind", "-f"])
-        deadline = time.monotonic() + 10
-        while not os.path.exists("/run/rpcbind.sock"):
+        start = "mount -t tmpfs tmpfs /run; mkdir /run/rpcbind; exec rpcbind -f"
+        self.rpcbind = subprocess.Popen([*enter, "unshare", "--mount", "bash", "-ec", start])
+        # What else runs in it, and how its files are seen from here.
+        self.prefix = [*enter, f"--mount=/proc/{self.rpcbind.pid}/ns/mnt"]
+        self.view = f"/proc/{self.rpcbind.pid}/root"
+        deadline = time.monotonic() + 60
+        while os.stat(f"{self.view}/run").st_dev == os.stat("/run").st_dev or not os.path.exists(f"{self.view}/run/rpcbind.sock"):
             assert time.monotonic() < deadline and self.rpcbind.poll() is None, "rpcbind does not run"
             time.sleep(0.05)
 
@@ -39,6 +41,16 @@ mount -t nfs -o vers=3,proto=tcp,mountproto=tcp,hard,timeo=50 10.77.0.1:/demo /n
 cd /nfs
 """
         return guest.Guest(setup + job, seconds, tap=f"tap{number}", prefix=self.prefix)
+
+    def sql(self, path, statement):
+        """A statement's rows, by an SQLite in the namespace: it follows /proc/PID/root as if it were a link, and would come out here."""
+        code = (
+            "import json, sqlite3, sys; database = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None);"
+            " print(json.dumps(database.execute(sys.argv[2]).fetchall()))"
+        )
+        done = subprocess.run([*self.prefix, sys.executable, "-c", code, str(path), statement], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (statement, done.stderr)
+        return json.loads(done.stdout)
 
     def close(self):
         self.rpcbind.terminate()
@@ -55,7 +67,7 @@ def network():
 
 def served(network, make_gateway):
     nfs = 'listen = ["10.77.0.1:2049"]\nrpcbind = true'
-    return make_gateway(shares={"demo": SHARE}, nfs=nfs, prefix=network.prefix).start()
+    return make_gateway(shares={"demo": SHARE}, nfs=nfs, prefix=network.prefix, view=network.view).start()
 
 
 def test_locks_of_two_guests_exclude_each_other_and_wait(network, make_gateway):
@@ -88,8 +100,9 @@ def test_a_database_is_changed_from_two_guests_at_once(network, make_gateway):
     """Each transaction reads a number and writes the next: one that is lost, or seen half, shows."""
     rounds = 300 if SOAK else 12
     gateway = served(network, make_gateway)
-    with contextlib.closing(sqlite3.connect(gateway.mount / "db")) as database:
-        database.executescript("create table t(id integer primary key, who text, before int); create table n(n int); insert into n values(0)")
+    path = gateway.root / "mnt/demo/db"
+    for statement in ("create table t(id integer primary key, who text, before int)", "create table n(n int)", "insert into n values(0)"):
+        network.sql(path, statement)
     work = """
 for i in $(seq ROUNDS); do
     sqlite3 -cmd '.timeout 120000' db "begin immediate; insert into t(who, before) select 'WHO', n from n; update n set n = n + 1; commit;"
@@ -104,10 +117,9 @@ sqlite3 -cmd '.timeout 120000' db 'pragma integrity_check' | grep -qx ok; cd /; 
     finally:
         for made in guests:
             made.close()
-    with contextlib.closing(sqlite3.connect(gateway.mount / "db")) as database:
-        assert database.execute("select n from n").fetchall() == [(2 * rounds,)]
-        assert database.execute("select count(distinct before), count(*) from t").fetchall() == [(2 * rounds, 2 * rounds)]
-        assert database.execute("select who, count(*) from t group by who").fetchall() == [("guest1", rounds), ("guest2", rounds)]
+    assert network.sql(path, "select n from n") == [[2 * rounds]]
+    assert network.sql(path, "select count(distinct before), count(*) from t") == [[2 * rounds, 2 * rounds]]
+    assert network.sql(path, "select who, count(*) from t group by who order by who") == [["guest1", rounds], ["guest2", rounds]]
 
 
 def test_locks_exclude_fuse_and_survive_a_restart(network, make_gateway):
