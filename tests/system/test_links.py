@@ -54,7 +54,12 @@ def test_a_file_written_through_a_mapping_is_uploaded_as_soon_as_any(make_gatewa
         file.truncate(50_000)
         with mmap.mmap(file.fileno(), 50_000) as pages:
             pages[:10_000] = b"y" * 10_000
-    deadline = time.monotonic() + 5
-    while "x" not in gateway.bucket():
-        assert time.monotonic() < deadline, "not uploaded 5 s after its close"
+    # Beside a file that was written by calls: some seconds more are a fault, whatever the machine's pace.
+    (gateway.mount / "usual").write_bytes(b"y")
+    begin, found = time.monotonic(), {}
+    while len(found) < 2:
+        now = time.monotonic() - begin
+        assert now < 60 and now < found.get("usual", now) + 5, found
+        for name in gateway.bucket():
+            found.setdefault(name, now)
         time.sleep(0.1)

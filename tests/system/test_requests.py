@@ -60,8 +60,11 @@ def test_renaming_a_directory_of_a_thousand_uploaded_files(gateway):
     begin = time.monotonic()
     os.rename(gateway.mount / "old", gateway.mount / "new")
     assert len(os.listdir(gateway.mount / "new")) == 1000
-    assert time.monotonic() - begin < 2
+    seen_s = time.monotonic() - begin
     gateway.drain()
+    # At once: the clients do not wait for the copies, whatever the machine's pace.
+    drained_s = time.monotonic() - begin
+    assert seen_s < max(2, drained_s / 4), (seen_s, drained_s)
     requests = spent(gateway, before)
     assert requests.get("copy") in (1000, 1001), requests
     assert requests.get("delete_many", 0) + requests.get("delete", 0) <= 10, requests
