@@ -1,7 +1,8 @@
 //! The metadata: SQLite as the log's indexed checkpoint of names and states.
 //!
 //! What lives here: [`Meta`], the row types (`meta/rows.rs`), their codec for the log (`meta/codec.rs`), the overlay of
-//! what is not applied yet (`meta/overlay.rs`), the cache of what is (`meta/cache.rs`), reads of many rows in order (`meta/range.rs`), and two back ends: `meta/sqlite.rs` (sqlx; the only SQL of the program)
+//! what is not applied yet (`meta/overlay.rs`), the cache of what is (`meta/cache.rs`), what the database need not be asked
+//! (`meta/horizon.rs`), reads of many rows in order (`meta/range.rs`), and two back ends: `meta/sqlite.rs` (sqlx; the only SQL of the program)
 //! and `meta/memory.rs` (for simulated worlds; it forgets, at a simulated power loss, what a real database may forget).
 //!
 //! How a change gets in: its maker encodes [`Change`]s into a `Name` record of the log, appends it, and hands the changes
@@ -24,6 +25,7 @@ pub mod rows;
 mod backend;
 mod ballast;
 mod cache;
+mod horizon;
 mod memory;
 mod order;
 mod overlay;
@@ -45,6 +47,7 @@ use parking_lot::RwLock;
 use crate::base::id::{BlobId, OwnerId, Position, Seq};
 use backend::{Backend, Loaded, Staged};
 use cache::RowCache;
+use horizon::Horizon;
 pub use memory::MemoryDatabase;
 use overlay::{DROP_KEYS_MAX, Overlay};
 pub use rows::*;
@@ -136,7 +139,7 @@ impl Meta {
         Self {
             backend,
             applying: tokio::sync::Mutex::new(()),
-            overlay: RwLock::new(Overlay::new(loaded.applied, loaded.tallies)),
+            overlay: RwLock::new(Overlay::new(loaded.applied, loaded.tallies, Horizon::new(loaded.highest))),
             cache: RowCache::new(),
             position: RwLock::new(loaded.position),
             below_floor: AtomicBool::new(false),
@@ -178,6 +181,7 @@ impl Meta {
             overlay.batches(checkpoint.applied)
         };
         let changes = overlay::fold(&batches);
+        self.overlay.write().horizon.raise(changes.iter().filter_map(|(_, row)| row.as_deref()), &checkpoint);
         let counted = self.backend.apply(&changes, &checkpoint, durable).await?;
         {
             let mut overlay = self.overlay.write();
@@ -202,10 +206,15 @@ impl Meta {
     }
 
     fn in_memory(&self, key: &Key) -> Option<Option<Arc<Row>>> {
-        if let Some(staged) = self.overlay.read().get(key) {
-            return Some(staged.cloned());
+        let overlay = self.overlay.read();
+        match overlay.get(key) {
+            Some(staged) => Some(staged.cloned()),
+            None if overlay.horizon.is_beyond(key) => Some(None),
+            None => {
+                drop(overlay);
+                self.cache.get(key)
+            }
         }
-        self.cache.get(key)
     }
 
     /// A point read.
@@ -269,6 +278,9 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn blob(&self, blob: BlobId) -> Result<Option<BlobRow>, MetaError> {
+        if self.overlay.read().horizon.is_blob_beyond(blob) {
+            return Ok(None);
+        }
         self.backend.blob(blob).await
     }
 
@@ -277,6 +289,9 @@ impl Meta {
     /// # Errors
     /// `Failed`.
     pub async fn page(&self, blob: BlobId, page: u64) -> Result<Option<Vec<u8>>, MetaError> {
+        if self.overlay.read().horizon.is_blob_beyond(blob) {
+            return Ok(None);
+        }
         self.backend.page(blob, page).await
     }
 

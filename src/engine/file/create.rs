@@ -110,7 +110,7 @@ impl Share {
             return Err(VfsError::Exists);
         }
         self.check_insert(who, &dir)?;
-        self.check_path(parent, name).await?;
+        let path = self.check_path(parent, name).await?;
         let node = self.blobs.new_node_id().await?;
         let blob = if new.kind == NodeKind::File { self.blobs.new_blob_id().await? } else { BlobId(0) };
 
@@ -135,6 +135,10 @@ impl Share {
         self.unsettle(&mut batch, &row, Why::Names);
         self.unsettle(&mut batch, &dir, Why::Implicit);
         self.apply(batch).await?;
+        if blob != BlobId(0) {
+            // What is only here is to be found by its name, also without the database.
+            self.blobs.set_hint(blob, &[self.prefix.as_bytes(), &path].concat());
+        }
         let handle = open.map(|how| self.handles.open(Handle::of(&row, how, who, Some((parent, name))))).transpose()?;
         self.settle_soon(node);
         self.settle_soon(parent);

@@ -135,6 +135,9 @@ impl Share {
     }
 
     async fn plan_now(&self, id: NodeId) -> Result<Plan, VfsError> {
+        if let Some(until_ns) = self.left_alone_until(id).await? {
+            return Ok(Plan::Wait(until_ns));
+        }
         let view = self.read_from_a_name(self.view(id).await?).await?;
         let Some(row) = view.row.as_ref().filter(|_| view.is_alive()) else {
             return self.plan_removed(&view).await;

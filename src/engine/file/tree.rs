@@ -250,16 +250,20 @@ impl Share {
         self.entry(dir.node, name).await
     }
 
-    /// Whether a path of `dir` and `name` is short enough, and nobody's own.
+    /// The path of `name` in `dir` from the share's root, if it is short enough, and nobody's own.
     ///
     /// # Errors
     /// `NameTooLong`; `NotPermitted` for the gateway's own folder in the root.
-    pub(super) async fn check_path(&self, dir: NodeId, name: &[u8]) -> Result<(), VfsError> {
+    pub(super) async fn check_path(&self, dir: NodeId, name: &[u8]) -> Result<Vec<u8>, VfsError> {
         if dir == self.root && keys::is_reserved(name) {
             return Err(VfsError::NotPermitted);
         }
-        let path = self.path_of(dir).await?;
-        if path.len() + 1 + name.len() > PATH_BYTES_MAX { Err(VfsError::NameTooLong) } else { Ok(()) }
+        let mut path = self.path_of(dir).await?;
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        if path.len() > PATH_BYTES_MAX { Err(VfsError::NameTooLong) } else { Ok(path) }
     }
 
     /// Whether the disk of the gateway's database has too little room to take anything on.

@@ -45,7 +45,9 @@ pub(super) fn row(random: &mut Rng) -> Row {
 }
 
 pub(super) fn node_id(random: &mut Rng) -> NodeId {
-    NodeId(random.u64(1..7))
+    // The higher the rarer, so that some are new after every transaction.
+    let most = random.u64(1..12);
+    NodeId(random.u64(1..=most))
 }
 
 pub(super) fn owner(random: &mut Rng) -> OwnerId {

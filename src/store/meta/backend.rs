@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::horizon::Highest;
 use super::order::{Place, Range};
 use super::tally::Tallies;
 use super::{BlobRow, Checkpoint, Key, MetaError, Position, Row};
@@ -21,6 +22,7 @@ pub(super) struct Loaded {
     pub position: Position,
     pub applied: Seq,
     pub tallies: Tallies,
+    pub highest: Highest,
 }
 
 /// Keeps rows.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::backend::{Backend, Loaded, Staged};
+use super::horizon::Highest;
 use super::order::{Place, Places, Range};
 use super::rows::{BlobRow, Key, Row};
 use super::tally::Tallies;
@@ -79,7 +80,10 @@ impl MemoryDatabase {
 
     pub(super) fn load(&self) -> Loaded {
         let state = self.0.lock();
-        Loaded { position: state.position, applied: state.applied, tallies: state.rows.tallies.clone() }
+        let mut highest = Highest::default();
+        state.rows.rows.values().for_each(|row| highest.add(row));
+        state.blobs.keys().chain(state.pages.keys().map(|(blob, _)| blob)).for_each(|blob| highest.add_blob(*blob));
+        Loaded { position: state.position, applied: state.applied, tallies: state.rows.tallies.clone(), highest }
     }
 }
 

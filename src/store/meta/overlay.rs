@@ -16,6 +16,7 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 
 use super::backend::Staged;
+use super::horizon::Horizon;
 use super::order::{Place, Places, Range};
 use super::rows::{Counts, Key, Row};
 use super::tally::Tallies;
@@ -51,11 +52,13 @@ pub(super) struct Overlay {
     counted: Tallies,
     /// What the overlay adds to that.
     staged: Tallies,
+    /// What the database cannot know.
+    pub horizon: Horizon,
 }
 
 impl Overlay {
-    pub fn new(applied: Seq, counted: Tallies) -> Self {
-        Self { applied, counted, ..Self::default() }
+    pub fn new(applied: Seq, counted: Tallies, horizon: Horizon) -> Self {
+        Self { applied, counted, horizon, ..Self::default() }
     }
 
     /// Adds a batch. `cached` tells the row that the database has, where that is known.
@@ -66,6 +69,7 @@ impl Overlay {
         let mut bytes = 0;
         for (key, row) in batch.iter() {
             bytes += change_bytes(key, row.as_deref());
+            row.as_deref().into_iter().for_each(|row| self.horizon.staged(row));
             self.set(seq, key, row.clone(), &cached);
         }
         self.bytes += bytes;

@@ -16,7 +16,15 @@ impl Meta {
             return Ok(Vec::new());
         }
         'moment: loop {
-            let epoch = self.overlay.read().epoch;
+            let epoch = {
+                let overlay = self.overlay.read();
+                if overlay.horizon.is_range_beyond(&range)
+                    && let Some(staged) = overlay.merge(&range, &from, &[], false, limit)
+                {
+                    return Ok(staged);
+                }
+                overlay.epoch
+            };
             let mut stored: Vec<Arc<Row>> = Vec::new();
             let mut next = from.clone();
             let mut portion = limit;

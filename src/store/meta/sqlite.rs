@@ -35,6 +35,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::backend::{Backend, Loaded, Staged};
 use super::ballast::Ballast;
+use super::horizon::Highest;
 use super::order::{Place, Range};
 use super::rows::{BlobRow, Key, Row};
 use super::tally::Tallies;
@@ -167,7 +168,22 @@ async fn load(connection: &mut SqliteConnection) -> sqlx::Result<Loaded> {
     let row = query("SELECT position, applied FROM checkpoint WHERE id = 1").fetch_one(&mut *connection).await?;
     let position = Position(row.try_get::<i64, _>(0)?.cast_unsigned());
     let applied = Seq(row.try_get::<i64, _>(1)?.cast_unsigned());
-    Ok(Loaded { position, applied, tallies: tallies(connection).await? })
+    Ok(Loaded { position, applied, tallies: tallies(connection).await?, highest: highest(connection).await? })
+}
+
+/// Ids are given from 1 upwards and stay far below 2^63, so the database's signed order is theirs.
+async fn highest(connection: &mut SqliteConnection) -> sqlx::Result<Highest> {
+    let row = query(
+        "SELECT max(ifnull((SELECT max(node) FROM node), 0), ifnull((SELECT max(parent) FROM entry), 0),
+                    ifnull((SELECT max(node) FROM entry), 0), ifnull((SELECT max(node) FROM object), 0),
+                    ifnull((SELECT max(node) FROM xattr), 0), ifnull((SELECT max(node) FROM move), 0),
+                    ifnull((SELECT max(root) FROM owner), 0)),
+                max(ifnull((SELECT max(blob) FROM blob), 0), ifnull((SELECT max(blob) FROM page), 0)),
+                ifnull((SELECT max(subject) FROM job), 0)",
+    );
+    let row = row.fetch_one(&mut *connection).await?;
+    let column = |index| row.try_get::<i64, _>(index).map(i64::cast_unsigned);
+    Ok(Highest { node: column(0)?, blob: column(1)?, subject: column(2)? })
 }
 
 #[async_trait]

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::base::id::NodeId;
 use crate::engine::file::share::Share;
 use crate::engine::file::{NodeKind, VfsError};
-use crate::store::blob::BlobError;
+use crate::store::blob::{BlobError, BlobInfo};
 use crate::store::meta::{JobRow, NodeRow, Row};
 
 use super::{DIRECTORY_QUIET, View};
@@ -39,26 +39,44 @@ fn ns(duration: Duration) -> i64 {
 }
 
 impl Share {
+    /// As [`Self::not_before`], of a file before its names and objects are read, which a burst of new files would wait for.
+    pub(super) async fn left_alone_until(&self, id: NodeId) -> Result<Option<i64>, VfsError> {
+        let Some(Ok(row)) = self.try_node(id) else { return Ok(None) };
+        if row.kind != NodeKind::File || row.links == 0 {
+            return Ok(None);
+        }
+        match self.blobs.info(row.blob).await {
+            Ok(info) => self.quiet_until(&row, Some(&info), false).await,
+            Err(BlobError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Until when the node is left alone; `None`: it may be uploaded now.
     pub(super) async fn not_before(&self, view: &View, row: &NodeRow) -> Result<Option<i64>, VfsError> {
-        if self.remote.is_published(view.id) {
+        let settled = view.objects.iter().any(|object| view.desires(&object.key));
+        self.quiet_until(row, view.info.as_ref(), settled).await
+    }
+
+    /// `is_settled`: a directory has its object.
+    async fn quiet_until(&self, row: &NodeRow, info: Option<&BlobInfo>, is_settled: bool) -> Result<Option<i64>, VfsError> {
+        if self.remote.is_published(row.node) {
             return Ok(None);
         }
         let mut changed_ns = row.ctime_ns;
-        if let Some(info) = view.info.as_ref().filter(|info| info.is_dirty()) {
+        if let Some(info) = info.filter(|info| info.is_dirty()) {
             changed_ns = changed_ns.max(info.modified_ns);
         }
         let (upload_delay, stateless_delay, age_max) = {
             let settings = self.settings();
             (settings.upload_delay, settings.stateless_delay, settings.upload_max_age.unwrap_or(Duration::MAX))
         };
-        let delay = upload_delay.max(self.remote.stateless.delay(view.id, stateless_delay).unwrap_or_default());
-        let settled = view.objects.iter().any(|object| view.desires(&object.key));
+        let delay = upload_delay.max(self.remote.stateless.delay(row.node, stateless_delay).unwrap_or_default());
         let implicit =
-            row.kind == NodeKind::Directory && row.ctime_ns == row.mtime_ns && (settled || row.birth_ns != row.mtime_ns);
+            row.kind == NodeKind::Directory && row.ctime_ns == row.mtime_ns && (is_settled || row.birth_ns != row.mtime_ns);
         let (quiet, patience) = if implicit { (delay.max(DIRECTORY_QUIET), DIRECTORY_PATIENCE) } else { (delay, PATIENCE) };
         let patience = patience.max(quiet).min(age_max);
-        let since_ns = self.job(view.id).await?.map_or(changed_ns, |job| job.since_ns);
+        let since_ns = self.job(row.node).await?.map_or(changed_ns, |job| job.since_ns);
         let due_ns = changed_ns.saturating_add(ns(quiet)).min(since_ns.saturating_add(ns(patience)));
         Ok((due_ns > self.now_ns()).then_some(due_ns))
     }
