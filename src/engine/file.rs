@@ -187,6 +187,13 @@ pub trait Vfs: Send + Sync + 'static {
         false
     }
 
+    /// A number that is another one once a change of one of these nodes (a directory's names are its own) was told on [`Self::changes`], or of any
+    /// where none are named: what a front end keeps is true as long as it stays. It may also be another one without. `None`: keep nothing.
+    fn generation(&self, nodes: Option<&[NodeId]>) -> Option<u64> {
+        let _ = nodes;
+        None
+    }
+
     /// As `read` where nothing has to be awaited; `None` otherwise.
     fn try_read(&self, who: &Caller, io: Io, offset: u64, len_bytes: u32) -> Option<Result<Vec<Bytes>, VfsError>> {
         let _ = (who, io, offset, len_bytes);

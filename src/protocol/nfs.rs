@@ -3,7 +3,7 @@
 //!
 //! What lives here: [`Nfs`], the server, its [`Settings`], and how a call finds its program. From the wire up: `nfs/xdr.rs` (values),
 //! `nfs/rpc.rs` (calls and replies), `nfs/record.rs` (a stream into records), `nfs/outbox.rs` (replies into a stream), `nfs/connection.rs`,
-//! `nfs/budget.rs` (what clients may make us hold), `nfs/duplicate.rs` (calls that are sent twice); `nfs/export.rs` and `nfs/network.rs` (who
+//! `nfs/budget.rs` (what clients may make us hold), `nfs/duplicate.rs` (calls that are sent twice), `nfs/listings.rs` (pages of directories); `nfs/export.rs` and `nfs/network.rs` (who
 //! may), `nfs/handle.rs` (file handles), `nfs/convert.rs` (every mapping of values and errors); the programs: `nfs/v3.rs`,
 //! `nfs/mount.rs`, `nfs/nlm.rs` (locks), `nfs/nsm.rs` (whose locks are gone); `nfs/datagram.rs` (calls over UDP); `nfs/caller.rs`
 //! and `nfs/rpcbind.rs` are calls of our own.
@@ -27,6 +27,7 @@ mod datagram;
 mod duplicate;
 mod export;
 mod handle;
+mod listings;
 mod mount;
 mod network;
 mod nlm;
@@ -58,6 +59,7 @@ use budget::{Budget, Limits};
 use duplicate::{Duplicates, Known};
 pub use export::{ANONYMOUS, Namespace, Rules, Squash};
 use handle::Sealer;
+use listings::Listings;
 pub use network::Network;
 use rpc::{Refusal, Reply, Request};
 use stats::Stats;
@@ -83,6 +85,7 @@ pub struct Nfs {
     sealer: Sealer,
     exports: export::Exports,
     duplicates: Duplicates,
+    listings: Listings,
     budget: Arc<Budget>,
     stats: Stats,
     mounts: mount::Mounts,
@@ -126,6 +129,7 @@ impl Nfs {
             sealer: Sealer::new(key),
             exports: export::Exports::default(),
             duplicates: Duplicates::default(),
+            listings: Listings::default(),
             budget: Budget::new(Limits::of_process()),
             stats: Stats::default(),
             mounts: mount::Mounts::default(),

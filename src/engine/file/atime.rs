@@ -49,6 +49,7 @@ impl Share {
         if pending.len() < PENDING_MAX || pending.contains_key(&row.node) {
             pending.insert(row.node, now);
         }
+        self.changes.count(&[row.node]);
     }
 
     /// Writes what waits to the rows. Best effort.

@@ -1,16 +1,20 @@
 //! What changed, for front ends that keep something of a share: caches to drop, watchers to tell.
 //!
-//! What lives here: [`Hub`], to which a share tells every change, and [`Changes`], one listener's end of it.
+//! What lives here: [`Hub`], to which a share tells every change, [`Changes`], one listener's end of it, and generations, by which who keeps
+//! something sees whether it is still true, without listening.
 //!
 //! Invariants:
 //! - Telling waits for nobody, and nothing told is lost. What a listener has not taken yet is merged, one item per node and one per name in
 //!   a directory, in the order of their first change; more than [`PENDING_MAX`] of them become [`Changed::Everything`].
 //! - A listener that takes again is through with what it took before: [`Hub::told`] waits for that.
+//! - The generation of some nodes is another one as soon as a change of one of them was told; it may be another one without. Telling comes after
+//!   the change and before its answer.
 //! - [`Hub::told`] waits for [`TOLD_MAX`] at most, and once per stall: nobody waits for a listener that has kept somebody waiting for so
 //!   long, until it takes again.
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -27,10 +31,31 @@ pub const PENDING_MAX: usize = 16_384;
 /// The longest that the answer to one front end waits for the caches of another.
 const TOLD_MAX: Duration = Duration::from_secs(1);
 
+/// Counters that the nodes of a share have together; a power of two.
+const COUNTERS: usize = 1 << 14;
+
 /// Where a share tells its changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hub {
     queues: RwLock<Vec<Weak<Queue>>>,
+    /// How often the nodes of each counter changed.
+    counters: Box<[AtomicU64]>,
+    /// How often anything changed. Begins anywhere, so that no generation of an earlier hub comes again.
+    all: AtomicU64,
+    /// How often nobody knows what changed; begins as `all` does.
+    everything: AtomicU64,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        let begin = fastrand::u64(..);
+        Self {
+            queues: RwLock::default(),
+            counters: std::iter::repeat_with(AtomicU64::default).take(COUNTERS).collect(),
+            all: begin.into(),
+            everything: begin.into(),
+        }
+    }
 }
 
 /// What changed since it was made. Dropping it ends the listening.
@@ -80,9 +105,36 @@ impl Hub {
 
     /// Tells everybody but who made the change. Nobody listening is fine.
     pub fn tell(&self, origin: Origin, what: Changed) {
+        match &what {
+            Changed::Attr(node) | Changed::Data(node, _) => self.count(&[*node]),
+            Changed::Entry { parent, before, after, .. } => self.count(&[*parent, *before, *after]),
+            Changed::Everything => {
+                self.everything.fetch_add(1, Ordering::SeqCst);
+                self.count(&[]);
+            }
+        }
         for queue in self.queues.read().iter().filter_map(Weak::upgrade).filter(|queue| queue.except != Some(origin)) {
             queue.push(what.clone());
         }
+    }
+
+    /// Gives nodes another generation.
+    pub fn count(&self, nodes: &[NodeId]) {
+        for node in nodes {
+            self.counter(*node).fetch_add(1, Ordering::SeqCst);
+        }
+        self.all.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The generation of nodes; of the whole share where none are named.
+    pub fn generation(&self, nodes: Option<&[NodeId]>) -> u64 {
+        let Some(nodes) = nodes else { return self.all.load(Ordering::SeqCst) };
+        let counted = nodes.iter().map(|node| self.counter(*node).load(Ordering::SeqCst));
+        counted.fold(self.everything.load(Ordering::SeqCst), u64::wrapping_add)
+    }
+
+    fn counter(&self, node: NodeId) -> &AtomicU64 {
+        &self.counters[node.0 as usize % COUNTERS]
     }
 
     /// Waits until other front ends that keep caches are through with all that was told so far, within reason.
@@ -244,6 +296,27 @@ mod tests {
         assert_eq!(all.next().await, Some([told, vec![Changed::Attr(NodeId(5))]].concat()));
         drop(hub);
         assert_eq!(some.next().await, None);
+    }
+
+    #[test]
+    fn a_generation_is_of_its_nodes() {
+        let hub = Hub::default();
+        let generations = |hub: &Hub| [Some(&[NodeId(1), NodeId(2)][..]), Some(&[NodeId(9)]), None].map(|of| hub.generation(of));
+        let differs = |before: [u64; 3], after: [u64; 3]| [0, 1, 2].map(|at| before[at] != after[at]);
+        let mut before = generations(&hub);
+        for (what, expected) in [
+            (Changed::Attr(NodeId(2)), [true, false, true]),
+            (Changed::Data(NodeId(3), 0..1), [false, false, true]),
+            (entry(b"n", 0, 2), [true, true, true]),
+            (entry(b"n", 2, 0), [true, true, true]),
+            (Changed::Everything, [true, true, true]),
+        ] {
+            hub.tell(OURS, what);
+            let after = generations(&hub);
+            assert_eq!(differs(before, after), expected);
+            before = after;
+        }
+        assert_ne!(generations(&Hub::default()), generations(&Hub::default()), "a share that is made anew");
     }
 
     #[tokio::test(start_paused = true)]

@@ -251,6 +251,10 @@ impl Vfs for Share {
         matches!(self.try_node(dir), Some(Ok(row)) if self.is_fresh(&row))
     }
 
+    fn generation(&self, nodes: Option<&[NodeId]>) -> Option<u64> {
+        Some(self.changes.generation(nodes))
+    }
+
     fn try_read(&self, _who: &Caller, io: Io, offset: u64, len_bytes: u32) -> Option<Result<Vec<Bytes>, VfsError>> {
         self.read_in_memory(io, offset, len_bytes)
     }

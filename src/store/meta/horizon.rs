@@ -7,8 +7,8 @@
 //! 2. *Names.* A directory whose id was above the horizon when it was first staged has a set with every name that was ever put into it: a name
 //!    that is not in the set is in neither the overlay nor the database. The sets are a bounded cache: without one the database is asked.
 
-use std::collections::hash_map::{DefaultHasher, HashMap};
 use std::collections::HashSet;
+use std::collections::hash_map::{DefaultHasher, HashMap};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use super::Checkpoint;
@@ -127,7 +127,9 @@ impl Horizon {
     /// Whether the database has no row in a range.
     pub fn is_range_beyond(&self, range: &Range) -> bool {
         match range {
-            Range::Entries(node) | Range::NamesOf(node) | Range::ObjectsOf(node) | Range::Xattrs(node) => node.0 > self.highest.node,
+            Range::Entries(node) | Range::NamesOf(node) | Range::ObjectsOf(node) | Range::Xattrs(node) => {
+                node.0 > self.highest.node
+            }
             Range::Objects(..) | Range::Jobs(_) | Range::Moves(_) | Range::Orphans(_) | Range::Owners => false,
         }
     }

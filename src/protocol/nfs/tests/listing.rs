@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::remote::Remote;
 use super::*;
+use crate::base::id::NodeId;
 use crate::engine::file::tests::{root, settings};
-use crate::engine::file::{DirEntry, Remove, Rename};
+use crate::engine::file::{Attr, Caller, DirEntry, Remove, Rename, SetAttr, Vfs, VfsError};
 
 /// Names of the directory at the beginning.
 fn entries() -> usize {
@@ -14,7 +15,7 @@ fn entries() -> usize {
 }
 
 /// Reads a directory from its beginning to its end; how often each name was there.
-async fn listing(remote: &Remote, dir: crate::base::id::NodeId, plus: bool) -> HashMap<String, u32> {
+async fn listing(remote: &Remote, dir: NodeId, plus: bool) -> HashMap<String, u32> {
     let mut names = HashMap::new();
     let mut sink = |entry: DirEntry| {
         *names.entry(String::from_utf8(entry.name).unwrap()).or_default() += 1;
@@ -89,4 +90,56 @@ async fn every_entry_that_stays_is_seen_exactly_once() {
     assert!(names.values().all(|seen| *seen == 1));
     let expected = 2 + count - (0..count).filter(|number| number % 4 == 1).count();
     assert_eq!(names.len(), expected);
+}
+
+/// Every page of a directory with the attributes of what it names, twice: made, and perhaps kept.
+async fn pages(remote: &Remote, who: &Caller, dir: NodeId) -> Result<Vec<(Vec<u8>, Option<Attr>)>, VfsError> {
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        found.clear();
+        let mut sink = |entry: DirEntry| {
+            found.push((entry.name, entry.attr));
+            true
+        };
+        remote.readdir(who, dir, 0, true, &mut sink).await?;
+    }
+    Ok(found)
+}
+
+/// Whatever changes, through whatever front end: the next page tells of it, though the last one was kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_kept_is_true() {
+    let served = Served::over(World::new().await, open_rules()).await;
+    let (world, who) = (&served.world, root());
+    world.mkdir(&who, "dir", 0o755).await.unwrap();
+    for number in 0..20 {
+        world.create(&who, &format!("dir/{number}"), 0o644).await.unwrap();
+    }
+    let dir = world.stat("dir").await.unwrap().node;
+    let remote = Remote::mount(served.address, "/demo").await;
+    remote.lookup(&who, remote.root(), b"dir").await.unwrap();
+    let share = world.share.clone();
+    let node = world.stat("dir/7").await.unwrap().node;
+    for step in 0..6 {
+        let before = pages(&remote, &who, dir).await.unwrap();
+        assert!(served.nfs.listings.kept() > 0, "step {step}: nothing is kept");
+        match step {
+            0 => drop(share.setattr(&who, node, None, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.unwrap()),
+            1 => drop(world.put("dir/7", b"some bytes").await.unwrap()),
+            2 => drop(world.create(&who, "dir/new", 0o640).await.unwrap()),
+            3 => drop(share.rename(&who, (dir, b"new"), (dir, b"other"), Rename::Replace).await.unwrap()),
+            4 => share.remove(&who, dir, b"3", Remove::File).await.unwrap(),
+            _ => drop(share.link(&who, node, dir, b"link").await.unwrap()),
+        }
+        let after = pages(&remote, &who, dir).await.unwrap();
+        assert_ne!(before, after, "step {step}");
+        for (name, attr) in after.iter().filter(|(name, _)| name != b"." && name != b"..") {
+            let path = format!("dir/{}", String::from_utf8_lossy(name));
+            assert_eq!(attr.as_ref().unwrap().ctime_ns, world.stat(&path).await.unwrap().ctime_ns, "step {step}: {path}");
+        }
+    }
+    share.setattr(&who, dir, None, &SetAttr { mode: Some(0o700), ..SetAttr::default() }).await.unwrap();
+    pages(&remote, &who, dir).await.unwrap();
+    let other = Caller { uid: 1000, gid: 1000, ..root() };
+    assert_eq!(pages(&remote, &other, dir).await, Err(VfsError::AccessDenied), "kept for one, forbidden to another");
 }

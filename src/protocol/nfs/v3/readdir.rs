@@ -1,19 +1,22 @@
 //! READDIR and READDIRPLUS (RFC 1813 §3.3.16, 3.3.17).
 //!
 //! Cookies are the share's: they stay valid while the directory changes, and across restarts, so the cookie verifier is always zero and never
-//! wrong. READDIRPLUS leaves out attributes that only a request to S3 would tell.
+//! wrong. READDIRPLUS leaves out attributes that only a request to S3 would tell. Pages are kept as long as they are true (`nfs/listings.rs`).
 
 use nfs3_types::nfs3::nfsstat3;
 
 use super::{At, Outcome, answer, failed, status_of};
-use crate::engine::file::{Attr, DirEntry};
+use crate::engine::file::{AccessMask, Attr, DirEntry};
 use crate::protocol::nfs::handle::HANDLE_BYTES;
+use crate::protocol::nfs::listings::{Asked, Making};
 use crate::protocol::nfs::rpc::{Reply, Request};
 use crate::protocol::nfs::xdr::{Decoder, Encode, opaque_bytes};
 use crate::protocol::nfs::{Nfs, convert};
 
 /// The longest answer, in bytes.
 const ANSWER_BYTES_MAX: u32 = 256 << 10;
+/// What listing a directory takes.
+const READ: AccessMask = AccessMask(4);
 /// What ends a list: no more entries, and whether it is the end of the directory.
 const END_BYTES: usize = 8;
 
@@ -47,9 +50,18 @@ async fn list(
     let mut reply = answer(request, nfsstat3::NFS3_OK);
     at.put_after(&mut reply, dir.as_ref());
     reply.u64(0);
+    let asked = Asked { export: at.export.id, dir: at.node, cookie, names_bytes_max, bytes_max, plus };
+    if let Some(kept) = server.listings.get(&asked, &*at.vfs)
+        && at.vfs.access(&at.who, at.node, READ).await == Ok(READ)
+    {
+        reply.bytes(&kept.bytes);
+        return Ok(reply);
+    }
+    let begin = reply.results_bytes();
     let mut page = Page {
         at: &at,
         plus,
+        making: server.listings.make(&asked, &*at.vfs),
         bytes_max: bytes_max.min(ANSWER_BYTES_MAX) as usize + 4,
         names_bytes_max: names_bytes_max as usize,
         names_bytes: 0,
@@ -61,6 +73,7 @@ async fn list(
         Ok(is_end) if is_end || page.entries > 0 => {
             page.reply.boolean(false);
             page.reply.boolean(is_end);
+            server.listings.keep(asked, page.making, &page.reply.results()[begin..], &*at.vfs);
             Ok(page.reply)
         }
         Ok(_) => Ok(refused(request, &at, nfsstat3::NFS3ERR_TOOSMALL, dir.as_ref())),
@@ -78,6 +91,7 @@ fn refused(request: &Request, at: &At<'_>, status: nfsstat3, dir: Option<&Attr>)
 struct Page<'a> {
     at: &'a At<'a>,
     plus: bool,
+    making: Making,
     bytes_max: usize,
     names_bytes_max: usize,
     names_bytes: usize,
@@ -107,6 +121,7 @@ impl Page<'_> {
             self.at.put_after(&mut self.reply, entry.attr.as_ref());
             self.reply.boolean(true);
             self.reply.opaque(&self.at.handle_of(entry.node));
+            self.making.names(entry.node);
         }
         self.names_bytes += names_bytes;
         self.entries += 1;

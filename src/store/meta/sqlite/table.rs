@@ -92,6 +92,34 @@ pub(super) struct Statements {
 
 static STATEMENTS: LazyLock<[Statements; 8]> = LazyLock::new(|| TABLES.each_ref().map(Statements::of));
 
+/// Blobs.
+pub(super) static BLOB: LazyLock<Statements> = LazyLock::new(|| {
+    Statements::of(&Table {
+        name: "blob",
+        key: &["blob"],
+        rest: &[
+            "owner",
+            "len_bytes",
+            "remote_len_bytes",
+            "clean_through",
+            "modified_seq",
+            "modified_ns",
+            "len_seq",
+            "source",
+            "hint",
+            "flags",
+        ],
+    })
+});
+
+/// Pages of extent maps.
+pub(super) static PAGE: LazyLock<Statements> =
+    LazyLock::new(|| Statements::of(&Table { name: "page", key: &["blob", "page"], rest: &["body"] }));
+
+/// All pages of blobs, to remove them.
+pub(super) static PAGES_OF_BLOB: LazyLock<Statements> =
+    LazyLock::new(|| Statements::of(&Table { name: "page", key: &["blob"], rest: &["page", "body"] }));
+
 /// The place of a key's table in [`TABLES`].
 const fn index(key: &Key) -> usize {
     match key {

@@ -33,6 +33,9 @@ async fn every_statement_goes_along_an_index() {
         statements.extend(table.drop.iter().cloned());
     }
     statements.push("SELECT * FROM blob WHERE modified_seq > clean_through AND blob > ? ORDER BY blob LIMIT ?".to_owned());
+    for of in [&table::BLOB, &table::PAGE, &table::PAGES_OF_BLOB] {
+        statements.extend(of.drop.iter().cloned());
+    }
     for statement in statements {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
         let rows = database.all(sqlx::query(explain)).await.unwrap();

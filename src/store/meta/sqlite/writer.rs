@@ -8,7 +8,7 @@ use super::super::rows::{Counts, Key, Row};
 use super::super::tally::Tallies;
 use super::is_io;
 use super::table::{self, PORTIONS, Query, bits, query};
-use crate::base::id::OwnerId;
+use crate::base::id::{BlobId, OwnerId};
 
 /// After about how many written pages the WAL is folded into the database file.
 const FOLD_PAGES: u64 = 4000;
@@ -111,32 +111,22 @@ async fn write<T>(
     Ok(())
 }
 
+/// As [`write_rows`]. What is removed goes first: a blob with all its pages.
 async fn write_blobs(connection: &mut SqliteConnection, checkpoint: &Checkpoint) -> sqlx::Result<()> {
-    for (blob, row) in &checkpoint.blobs {
-        match row {
-            Some(row) => {
-                let put = query(
-                    "INSERT OR REPLACE INTO blob (blob, owner, len_bytes, remote_len_bytes, clean_through, modified_seq, \
-                     modified_ns, len_seq, source, hint, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                );
-                table::bind_blob(put.bind(bits(blob.0)), row).execute(&mut *connection).await?;
-            }
-            None => {
-                query("DELETE FROM page WHERE blob = ?").bind(bits(blob.0)).execute(&mut *connection).await?;
-                query("DELETE FROM blob WHERE blob = ?").bind(bits(blob.0)).execute(&mut *connection).await?;
-            }
-        }
-    }
-    for (blob, page, body) in &checkpoint.pages {
-        let change = match body {
-            Some(_) => query("INSERT OR REPLACE INTO page (blob, page, body) VALUES (?, ?, ?)"),
-            None => query("DELETE FROM page WHERE blob = ? AND page = ?"),
-        };
-        let change = change.bind(bits(blob.0)).bind(bits(*page));
-        let change = if let Some(body) = body { change.bind(body.clone()) } else { change };
-        change.execute(&mut *connection).await?;
-    }
-    Ok(())
+    let (blobs, pages) = (&checkpoint.blobs, &checkpoint.pages);
+    let gone: Vec<BlobId> = blobs.iter().filter(|(_, row)| row.is_none()).map(|(blob, _)| *blob).collect();
+    write(connection, &table::PAGES_OF_BLOB.drop, &gone, |query, blob| query.bind(bits(blob.0))).await?;
+    write(connection, &table::BLOB.drop, &gone, |query, blob| query.bind(bits(blob.0))).await?;
+    let gone: Vec<(BlobId, u64)> =
+        pages.iter().filter(|(.., body)| body.is_none()).map(|(blob, page, _)| (*blob, *page)).collect();
+    write(connection, &table::PAGE.drop, &gone, |query, (blob, page)| query.bind(bits(blob.0)).bind(bits(*page))).await?;
+    let put: Vec<_> = blobs.iter().filter_map(|(blob, row)| Some((*blob, row.as_ref()?))).collect();
+    write(connection, &table::BLOB.put, &put, |query, (blob, row)| table::bind_blob(query.bind(bits(blob.0)), row)).await?;
+    let put: Vec<_> = pages.iter().filter_map(|(blob, page, body)| Some((*blob, *page, body.as_ref()?))).collect();
+    let bind = |query: Query<'static>, (blob, page, body): &(BlobId, u64, &Vec<u8>)| {
+        query.bind(bits(blob.0)).bind(bits(*page)).bind((*body).clone())
+    };
+    write(connection, &table::PAGE.put, &put, bind).await
 }
 
 /// How much each owner has.
