@@ -121,7 +121,7 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
 fn explain(name: &str, bucket: &str, error: &ObjectError) -> String {
     let remedy = match error {
         ObjectError::NoSuchBucket(_) => "create it, or correct `bucket` in the share's file",
-        ObjectError::Denied(_) => "check the credentials and the bucket's policy",
+        ObjectError::Denied(_) | ObjectError::Credentials(_) => "check the credentials and the bucket's policy",
         _ => "the share serves what is cached, keeps what is written, and goes on trying",
     };
     format!("share \"{name}\": bucket \"{bucket}\": {error}; {remedy}")

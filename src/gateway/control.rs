@@ -32,6 +32,10 @@ impl Gateway {
             status.nodes = self.blobs.meta().counts(owner).await.map_or(0, |counts| counts.nodes);
             let mine = jobs.iter().filter(|job| job.owner == owner);
             status.jobs = mine.clone().count() as u64;
+            if let Some(trouble) = self.uploader.endpoint_trouble(owner) {
+                let said = format!("nothing is uploaded: {trouble}; it is tried again, by one upload at a time");
+                status.reason = [status.reason, said].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+            }
             status.failing = mine.filter(|job| job.attempts > 0).count() as u64;
         }
         status
@@ -92,7 +96,8 @@ impl SharePart {
             _ => {}
         }
         if state == "read-only" {
-            reasons.push("nothing can be changed until the gateway's data_dir has free disk again; see the notices".to_owned());
+            reasons
+                .push("files can only be removed until the gateway's data_dir has free disk again; see the notices".to_owned());
         }
         Self {
             owner: running.share.as_ref().map(|share| share.owner()),

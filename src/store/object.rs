@@ -375,9 +375,12 @@ pub enum ObjectError {
     /// The object is in an archive class and has to be restored first (`InvalidObjectState`).
     #[error("the object is archived and must be restored first")]
     Archived,
-    /// Wrong keys or no permission: somebody must act.
+    /// No permission, maybe for this key alone: somebody must act.
     #[error("access denied: {0}")]
     Denied(String),
+    /// The endpoint does not take these credentials for anything at all: somebody must act.
+    #[error("the credentials are refused: {0}")]
+    Credentials(String),
     /// 503 SlowDown and the like: later, and slower.
     #[error("the endpoint asks to slow down")]
     SlowDown,

@@ -23,7 +23,7 @@
 //!    ([`Done::Conflict`]). Nothing foreign is ever overwritten or deleted unseen: conditions where the endpoint honours them, else a HEAD
 //!    just before.
 //! 5. Failed attempts back off with full jitter up to `backoff_max`; a failing job holds its own keys only while it runs, and holds up no
-//!    other owner. Nothing gives up for ever. Only what tells of the whole endpoint (no answer, 5xx, no such bucket) makes all jobs of an owner wait,
+//!    other owner. Nothing gives up for ever. Only what tells of the whole endpoint (no answer, 5xx, no such bucket, credentials that it does not know) makes all jobs of an owner wait,
 //!    and not who is in `finish`: keys that a policy denies are their own jobs' trouble.
 //! 6. Bodies in memory are bounded by `memory_bytes` over all owners, each of which leaves room for others and has its own concurrency.
 
@@ -65,6 +65,9 @@ pub use op::{Done, Expected, Op};
 
 /// How often `drain` asks whether what it waits for is in S3 though its job goes on.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The longest time between two tries for somebody who waits.
+const PRESS_MAX: Duration = Duration::from_secs(4);
 
 /// The metadata name that marks an object as one generation of ours.
 pub const GENERATION_MARK: &str = "tidegate-generation";
@@ -306,6 +309,8 @@ impl Uploader {
         let Some(serial) = owner.queue.lock().serial(subject) else { return Ok(()) };
         owner.press(subject);
         let mut deadline = Instant::now() + limit;
+        let mut pause = self.settings.backoff_min.min(limit);
+        let mut press_at = Instant::now() + pause;
         let (mut sent_bytes, mut moves) = owner.queue.lock().pace(subject);
         loop {
             ended.mark_unchanged();
@@ -326,9 +331,15 @@ impl Uploader {
                 (sent_bytes, moves) = (sent_bytes.max(pace.0), pace.1);
                 deadline = Instant::now() + limit;
             }
+            if Instant::now() >= press_at {
+                // What was tried may have failed, whoever's it was that this one waits for.
+                owner.press(subject);
+                pause = (pause * 2).min(PRESS_MAX);
+                press_at = Instant::now() + pause;
+            }
             tokio::select! {
                 _ = ended.changed() => {}
-                () = tokio::time::sleep_until(deadline) => {}
+                () = tokio::time::sleep_until(deadline.min(press_at)) => {}
                 () = owner.stopped() => return Err("uploads are stopping; the change is kept and will be uploaded".into()),
             }
         }
@@ -369,6 +380,11 @@ impl Uploader {
         }
         all.sort_by_key(|job| (job.owner, job.since_ns, job.subject));
         all
+    }
+
+    /// Why nothing of an owner is uploaded now, in words: its endpoint fails whatever is asked of it, and is tried by one job at a time.
+    pub fn endpoint_trouble(&self, owner: OwnerId) -> Option<String> {
+        self.owner(owner).and_then(|owner| owner.queue.lock().endpoint_trouble())
     }
 
     /// Requests of the queue by kind, for tests: operations run, by name.

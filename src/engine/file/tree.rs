@@ -28,6 +28,9 @@ pub(super) const COOKIE_FIRST: u64 = 3;
 /// The longest name, in bytes (POSIX `NAME_MAX`).
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
+/// What may wait in memory for a database without room while files are removed, in bytes.
+const STAGED_BYTES_MAX: u64 = 64 << 20;
+
 /// A name that is to be made.
 ///
 /// # Errors
@@ -282,6 +285,16 @@ impl Share {
         if self.is_read_only() { Err(VfsError::ReadOnly) } else { Ok(()) }
     }
 
+    /// As [`Self::check_writable`], for what gives room back: that is done below the floor of free disk too, since nobody could get above it otherwise.
+    /// The log takes it from the reserve that is kept for it, and says when that is used up; what the database cannot take now is bounded here.
+    ///
+    /// # Errors
+    /// `ReadOnly`.
+    pub(super) fn check_removable(&self) -> Result<(), VfsError> {
+        let is_too_much = self.is_short_of_disk() && self.meta().staged_bytes() > STAGED_BYTES_MAX;
+        if self.settings().read_only || is_too_much { Err(VfsError::ReadOnly) } else { Ok(()) }
+    }
+
     /// Applies a batch of this share.
     ///
     /// # Errors
@@ -344,7 +357,7 @@ impl From<ObjectError> for VfsError {
         match error {
             ObjectError::NotFound => Self::NotFound,
             ObjectError::Archived => Self::Offline,
-            ObjectError::Denied(_) => Self::Io(error.to_string()),
+            ObjectError::Denied(_) | ObjectError::Credentials(_) => Self::Io(error.to_string()),
             error if error.is_transient() => Self::Unavailable(error.to_string()),
             error => Self::Io(error.to_string()),
         }

@@ -277,8 +277,8 @@ impl<L: Layer> ObjectStore for Layered<L> {
     }
 
     async fn multipart_begin(&self, key: &str, attributes: &Attributes) -> Result<UploadId, ObjectError> {
-        // A second upload whose first answer was lost changes no object, and is aborted with other orphans.
-        let request = Request::new(Kind::MultipartBegin, key);
+        // A second upload whose first answer was lost changes no object, but who began it wants to know that there may be two.
+        let request = Request::new(Kind::MultipartBegin, key).guarded(true);
         self.layer.around(request, || self.inner.multipart_begin(key, attributes)).await
     }
 

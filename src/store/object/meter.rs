@@ -135,6 +135,7 @@ fn reason(error: &ObjectError) -> &'static str {
         ObjectError::Conflict => "conflict",
         ObjectError::Archived => "archived",
         ObjectError::Denied(_) => "denied",
+        ObjectError::Credentials(_) => "credentials",
         ObjectError::SlowDown => "slow_down",
         ObjectError::Unavailable { .. } => "unavailable",
         ObjectError::Corrupt(_) => "corrupt",

@@ -1,15 +1,19 @@
-//! What uploads may hold in memory, and what they count.
+//! What uploads may hold in memory, how far each is, and what they count.
 //!
 //! Invariant: bodies in memory are at most the uploader's `memory_bytes` (see [`Pool`] for those who have none yet), and an owner never has
 //! more than it leaves free, so that owners whose endpoints hang leave room for others. Bytes are taken before they are read and held
 //! until the request has ended, never longer.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
+use super::run::Failure;
 use crate::base::id::OwnerId;
 use crate::base::pool::{Pool, Taken};
 
@@ -31,11 +35,14 @@ impl Budget {
     }
 }
 
-/// How far a body is.
+/// How far a body is, and whether anybody still wants it.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     sent_bytes: AtomicU64,
     total_bytes: AtomicU64,
+    /// The job was woken since the attempt began.
+    pub(super) woken: Notify,
+    cut: CancellationToken,
 }
 
 impl Progress {
@@ -48,6 +55,22 @@ impl Progress {
     /// So many more bytes are there.
     pub(super) fn add(&self, bytes: u64) {
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The attempt is to end: nobody wants what it sends.
+    pub(super) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// A wait for the endpoint, or for room, as long as somebody wants what is sent. Not for what changes anything here.
+    pub(super) async fn unless_cut<T>(&self, wait: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            ended = wait => Ok(ended),
+            () = self.cut.cancelled() => {
+                Err(Failure { text: "given up: what was sent is not wanted any more".into(), endpoint: false, suspect: None })
+            }
+        }
     }
 
     /// Sent and whole length, in bytes.

@@ -1,16 +1,15 @@
 //! Large objects: sent and copied in parts, resumed after failures and restarts.
 //!
-//! What lives here: the runs of a multipart upload. `multipart/plan.rs` decides the parts.
+//! What lives here: the runs of a multipart upload. `multipart/plan.rs` decides the parts, `multipart/lost.rs` ends what was begun without an answer.
 //!
 //! The state of an upload (its id, its object's mark, the fingerprint of its plan, the parts that are there) is kept in the job's row
 //! (`pending.rs`): when the upload begins, every few seconds, and when an attempt fails. An upload is gone on with only if mark and
 //! fingerprint are the same, that is: same key, attributes, generation, limits and base. Otherwise it is aborted before anything else is done for
 //! the subject.
 //!
-//! Only uploads that a row of ours names are ever aborted: `ListMultipartUploads` does not tell whose an upload is, and another
-//! gateway may write below the same prefix. What is begun and lost in the instant before its row is written stays, and the bucket's lifecycle
-//! rule `AbortIncompleteMultipartUpload` collects it, as S3's users set up for every client.
+//! Only uploads that a row of ours names are ever aborted, and those whose begin was never answered (`multipart/lost.rs`).
 
+mod lost;
 pub(super) mod plan;
 
 use std::collections::HashSet;
@@ -79,11 +78,11 @@ impl Runner {
         let changed = generation.changed().await?;
         let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: None };
         if let (Some(known), Some(base), true) = (unless_digest, base, covers(generation, &changed)) {
-            let digest = self.digest(generation).await?;
+            let digest = self.digest(generation, progress).await?;
             if known == digest {
-                self.pending.abandon(self, subject).await?;
+                self.pending.abandon(self, subject, progress).await?;
                 let content = Content { digest: Some(digest), ..content.clone() };
-                if let Some(done) = self.put_unchanged(subject, op, base, &kin, attributes, &content).await? {
+                if let Some(done) = self.put_unchanged(subject, op, base, &kin, attributes, &content, progress).await? {
                     return Ok(done);
                 }
             }
@@ -135,29 +134,29 @@ impl Runner {
     }
 
     /// The digest of a generation that is all here.
-    async fn digest(&self, generation: &Generation) -> Result<Vec<u8>, Failure> {
+    async fn digest(&self, generation: &Generation, progress: &Progress) -> Result<Vec<u8>, Failure> {
         let step = digest::LEAF_BYTES * 4;
         let mut leaves = Vec::new();
         let mut at = 0;
         while at < generation.len_bytes {
             let end = generation.len_bytes.min(at + step);
-            let _room = self.budget.take(end - at).await;
-            leaves.extend(digest::leaves(&generation.read(at..end).await?).await);
+            let _room = progress.unless_cut(self.budget.take(end - at)).await?;
+            leaves.extend(digest::leaves(&progress.unless_cut(generation.read(at..end)).await??).await);
             at = end;
         }
         Ok(digest::root(&leaves))
     }
 
     async fn run_parts(&self, job: Job<'_>, mut content: Content, progress: &Progress) -> Result<Done, Failure> {
-        let state = self.begin(&job, &content).await?;
+        let state = self.begin(&job, &content, progress).await?;
         let sent = self.send_parts(&job, state, &mut content, progress).await;
         match sent {
-            Ok((upload, parts)) => self.commit(&job, &upload, &parts, content).await,
+            Ok((upload, parts)) => self.commit(&job, &upload, &parts, content, progress).await,
             Err(Stop::SourceChanged) => {
-                self.pending.abandon(self, job.subject).await?;
+                self.pending.abandon(self, job.subject, progress).await?;
                 Ok(Done::SourceChanged)
             }
-            Err(Stop::NoUpload) => self.vanished(&job, content).await,
+            Err(Stop::NoUpload) => self.vanished(&job, content, progress).await,
             Err(Stop::Failed(failure)) => {
                 self.pending.save(self, job.subject).await?;
                 Err(failure)
@@ -166,7 +165,7 @@ impl Runner {
     }
 
     /// The upload to go on with, or a new one.
-    async fn begin(&self, job: &Job<'_>, content: &Content) -> Result<State, Failure> {
+    async fn begin(&self, job: &Job<'_>, content: &Content, progress: &Progress) -> Result<State, Failure> {
         let fingerprint = fingerprint(&job.parts, job.base);
         let state = self.pending.upload(job.subject);
         if let Some(state) = state {
@@ -174,10 +173,9 @@ impl Runner {
                 self.counts.add("multipart_resume");
                 return Ok(state);
             }
-            self.pending.abandon(self, job.subject).await?;
+            self.pending.abandon(self, job.subject, progress).await?;
         }
-        self.counts.add("multipart_begin");
-        let upload = self.bucket.multipart_begin(job.op.target(), job.attributes).await?;
+        let upload = self.begin_upload(job.subject, job.op.target(), job.attributes, progress).await?;
         let key = job.op.target().to_owned();
         let state = State { key, upload: upload.0, mark: job.mark.clone(), fingerprint, parts: Vec::new() };
         self.pending.set_upload(job.subject, state.clone());
@@ -212,7 +210,7 @@ impl Runner {
         loop {
             while running.len() < self.settings.part_concurrency.max(1) {
                 let Some((number, part)) = waiting.next() else { break };
-                running.push(self.part(job, &upload, number, part, digestible));
+                running.push(self.part(job, &upload, number, part, digestible, progress));
             }
             let Some(ended) = running.next().await else { break };
             let (part, size_bytes, its_leaves) = ended?;
@@ -243,12 +241,14 @@ impl Runner {
         number: u32,
         part: &PlannedPart,
         digestible: bool,
+        progress: &Progress,
     ) -> Result<(Part, u64, digest::Leaves), Stop> {
         let key = job.op.target();
         let size_bytes = range::len(&part.range);
         if let (true, Some(base)) = (part.copied, job.base) {
             self.counts.add("part_copy");
-            return match self.bucket.multipart_copy(key, upload, number, base, part.range.clone()).await {
+            let copying = self.bucket.multipart_copy(key, upload, number, base, part.range.clone());
+            return match progress.unless_cut(copying).await? {
                 Ok(part) => Ok((part, size_bytes, Vec::new())),
                 Err(ObjectError::NotFound | ObjectError::PreconditionFailed) => Err(Stop::SourceChanged),
                 Err(ObjectError::NoSuchUpload) => Err(Stop::NoUpload),
@@ -258,28 +258,35 @@ impl Runner {
         let Some(generation) = job.generation else {
             return Err(Stop::SourceChanged);
         };
-        let _room = self.budget.take(size_bytes).await;
-        let slices = match generation.read(part.range.clone()).await {
+        let _room = progress.unless_cut(self.budget.take(size_bytes)).await?;
+        let slices = match progress.unless_cut(generation.read(part.range.clone())).await? {
             Err(error) if is_source_changed(&error) => return Err(Stop::SourceChanged),
             slices => slices?,
         };
         check_length(&slices, size_bytes)?;
         let leaves = if digestible { digest::leaves(&slices).await } else { Vec::new() };
         self.counts.add("part");
-        match self.bucket.multipart_part(key, upload, number, Body(slices)).await {
+        match progress.unless_cut(self.bucket.multipart_part(key, upload, number, Body(slices))).await? {
             Ok(part) => Ok((part, size_bytes, leaves)),
             Err(ObjectError::NoSuchUpload) => Err(Stop::NoUpload),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn commit(&self, job: &Job<'_>, upload: &UploadId, parts: &[Part], content: Content) -> Result<Done, Failure> {
+    async fn commit(
+        &self,
+        job: &Job<'_>,
+        upload: &UploadId,
+        parts: &[Part],
+        content: Content,
+        progress: &Progress,
+    ) -> Result<Done, Failure> {
         self.counts.add("multipart_commit");
-        let ended = self.land(job.subject, job.op, &Write::Commit(upload, parts), job.kin.clone(), content).await;
+        let ended = self.land(job.subject, job.op, &Write::Commit(upload, parts), job.kin.clone(), content, progress).await;
         match &ended {
             // The outcome's batch takes it from the row.
             Ok(Done::Written { .. }) => {}
-            Ok(_) => self.pending.abandon(self, job.subject).await?,
+            Ok(_) => self.pending.abandon(self, job.subject, progress).await?,
             Err(failure) if failure.suspect.is_none() && failure.text == ObjectError::NoSuchUpload.to_string() => {
                 self.pending.forget(self, job.subject).await?;
             }
@@ -289,8 +296,8 @@ impl Runner {
     }
 
     /// The upload is gone: it became the object in an earlier life, or somebody aborted it.
-    async fn vanished(&self, job: &Job<'_>, content: Content) -> Result<Done, Failure> {
-        let found = adopt::look(&*self.bucket, job.op.target()).await?;
+    async fn vanished(&self, job: &Job<'_>, content: Content, progress: &Progress) -> Result<Done, Failure> {
+        let found = progress.unless_cut(adopt::look(&*self.bucket, job.op.target())).await??;
         let verdict = adopt::judge(&*self.bucket, found, job.op.expected(), &job.kin).await?;
         self.pending.forget(self, job.subject).await?;
         match verdict {

@@ -1,7 +1,7 @@
 //! What is under way in the bucket for each subject, in memory and in the job's row.
 //!
 //! What lives here: [`Pending`]. An entry has the operation that is about to be sent (an *intent*: a [`Suspect`] from the moment that it is
-//! sent until its outcome is recorded), and the multipart upload that parts are sent to.
+//! sent until its outcome is recorded), the multipart upload that parts are sent to, and the begins of uploads that were never answered.
 //!
 //! Invariants:
 //! - An intent is durable before its request is sent (one group commit, which also makes durable what was planned from). After a power loss the
@@ -9,7 +9,7 @@
 //! - While an intent is open, its key belongs to it: listings are not believed about that key, and no other subject writes it. So does the source
 //!   of a copy that keeps attributes, by which alone the copy is known.
 //!
-//! Format of `JobRow::multipart`: JSON, `{"version": 1, "intent": …, "upload": …}`, or empty.
+//! Format of `JobRow::multipart`: JSON, `{"version": 1, "intent": …, "upload": …, "begins": […]}`, or empty.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Op;
+use super::budget::Progress;
 use super::run::{Failure, Runner, Suspect};
 use crate::store::blob::jobs::JobChange;
 use crate::store::blob::{Batch, BlobError};
@@ -25,8 +26,25 @@ use crate::store::object::{ETag, UploadId};
 /// The longest body of an intent, in bytes; a longer one is sent without.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
+/// Begins without an answer that are remembered for one subject.
+const BEGINS_MAX: usize = 8;
+
+/// A request is given up in this time, in nanoseconds; for one that a death of the process cut off.
+const REQUEST_NS: i64 = 60_000_000_000;
+
 /// Rows of one batch of intents: a batch is one record of the log, of at most a mebibyte.
 const BATCH_ROWS: usize = 200;
+
+/// A begin of a multipart upload whose answer is not known. Times are this machine's, in nanoseconds since the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Begin {
+    /// At.
+    pub(super) key: String,
+    /// When it was about to be sent.
+    pub(super) sent_ns: i64,
+    /// When it was given up; `None` while it is under way.
+    pub(super) ended_ns: Option<i64>,
+}
 
 /// A multipart upload under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +66,15 @@ struct Entry {
     version: u8,
     intent: Option<Suspect>,
     upload: Option<UploadState>,
+    /// Begins of unknown outcome, at most `BEGINS_MAX`.
+    #[serde(default)]
+    begins: Vec<Begin>,
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        self.intent.is_none() && self.upload.is_none() && self.begins.is_empty()
+    }
 }
 
 /// What is under way, by subject.
@@ -71,7 +98,7 @@ impl Inner {
         }
         self.claimed.extend(intent.iter().flat_map(claims));
         entry.intent = intent;
-        if entry.intent.is_none() && entry.upload.is_none() {
+        if entry.is_empty() {
             self.entries.remove(&subject);
         }
     }
@@ -90,7 +117,8 @@ impl Pending {
         match serde_json::from_slice::<Entry>(row) {
             Ok(entry) if entry.version == 1 => {
                 let mut inner = self.0.lock();
-                inner.entries.insert(subject, Entry { intent: None, ..entry });
+                let begins = entry.begins.into_iter().map(given_up).collect();
+                inner.entries.insert(subject, Entry { version: 1, intent: None, upload: entry.upload, begins });
                 inner.set_intent(subject, entry.intent.clone());
                 entry.intent
             }
@@ -127,6 +155,52 @@ impl Pending {
         }
     }
 
+    /// The begins of uploads that were given up.
+    pub(super) fn begins(&self, subject: u64) -> Vec<Begin> {
+        self.0.lock().entries.get(&subject).map_or_else(Vec::new, |entry| entry.begins.clone())
+    }
+
+    /// A begin is about to be sent. Not written down yet.
+    pub(super) fn add_begin(&self, subject: u64, key: &str, sent_ns: i64) {
+        let mut inner = self.0.lock();
+        let entry = inner.entries.entry(subject).or_default();
+        entry.version = 1;
+        if entry.begins.len() >= BEGINS_MAX {
+            entry.begins.remove(0);
+        }
+        entry.begins.push(Begin { key: key.to_owned(), sent_ns, ended_ns: None });
+    }
+
+    /// The begin that was sent last was answered (`None`), or given up at this time. Not written down yet.
+    pub(super) fn end_begin(&self, subject: u64, given_up_ns: Option<i64>) {
+        let mut inner = self.0.lock();
+        let Some(entry) = inner.entries.get_mut(&subject) else { return };
+        match (given_up_ns, entry.begins.last_mut()) {
+            (Some(_), Some(last)) => last.ended_ns = given_up_ns,
+            (None, _) => drop(entry.begins.pop()),
+            (Some(_), None) => {}
+        }
+        if entry.is_empty() {
+            inner.entries.remove(&subject);
+        }
+    }
+
+    /// What begins that were given up left is gone, or cannot be found. Not written down yet.
+    pub(super) fn clear_begins(&self, subject: u64) {
+        let mut inner = self.0.lock();
+        let Some(entry) = inner.entries.get_mut(&subject) else { return };
+        entry.begins.clear();
+        if entry.is_empty() {
+            inner.entries.remove(&subject);
+        }
+    }
+
+    /// Whether parts are sent to an upload for any subject.
+    pub(super) fn has_upload(&self, upload: &UploadId) -> bool {
+        let is_it = |entry: &Entry| entry.upload.as_ref().is_some_and(|known| known.upload == upload.0);
+        self.0.lock().entries.values().any(is_it)
+    }
+
     /// The operation that was sent and whose outcome is not recorded yet.
     pub(super) fn intent(&self, subject: u64) -> Option<Suspect> {
         self.0.lock().intent(subject).cloned()
@@ -153,8 +227,8 @@ impl Pending {
     /// As the job's row keeps it once the outcome is recorded: the intent is over, and with a write the upload too.
     pub(super) fn encoded_after(&self, subject: u64, written: bool) -> Vec<u8> {
         let upload = self.upload(subject).filter(|_| !written);
-        let entry = upload.map(|upload| Entry { version: 1, intent: None, upload: Some(upload) });
-        entry.and_then(|entry| serde_json::to_vec(&entry).ok()).unwrap_or_default()
+        let entry = Entry { version: 1, intent: None, upload, begins: self.begins(subject) };
+        if entry.is_empty() { Vec::new() } else { serde_json::to_vec(&entry).unwrap_or_default() }
     }
 
     /// The outcome is recorded: see [`Self::encoded_after`].
@@ -218,10 +292,11 @@ impl Pending {
     }
 
     /// Aborts the multipart upload of a subject, if there is one.
-    pub(super) async fn abandon(&self, runner: &Runner, subject: u64) -> Result<(), Failure> {
+    pub(super) async fn abandon(&self, runner: &Runner, subject: u64, progress: &Progress) -> Result<(), Failure> {
         let Some(state) = self.upload(subject) else { return Ok(()) };
         runner.counts.add("multipart_abort");
-        runner.bucket.multipart_abort(&state.key, &UploadId(state.upload)).await?;
+        let upload = UploadId(state.upload);
+        progress.unless_cut(runner.bucket.multipart_abort(&state.key, &upload)).await??;
         self.forget(runner, subject).await
     }
 
@@ -230,6 +305,11 @@ impl Pending {
         self.concluded(subject, true);
         self.save(runner, subject).await
     }
+}
+
+/// A begin of an earlier life.
+fn given_up(begin: Begin) -> Begin {
+    Begin { ended_ns: begin.ended_ns.or(Some(begin.sent_ns.saturating_add(REQUEST_NS))), ..begin }
 }
 
 /// A body in an intent: hexadecimal.

@@ -118,6 +118,8 @@ pub(super) struct Queue {
     /// Outcomes so far, of all jobs.
     moves: u64,
     health: Health,
+    /// What the endpoint failed with last.
+    trouble: String,
     backoff: Backoff,
 }
 
@@ -134,6 +136,7 @@ impl Queue {
             next_rank: 0,
             moves: 0,
             health: Health::default(),
+            trouble: String::new(),
             backoff: Backoff::new(backoff_min, backoff_max, seed),
         }
     }
@@ -152,6 +155,7 @@ impl Queue {
         }
         job.wakes += 1;
         job.date = date;
+        job.progress.woken.notify_one();
         match job.state {
             State::Due(..) if job.parked_on.is_some() => {}
             State::Due(..) | State::Settled => self.schedule(subject, date),
@@ -250,11 +254,14 @@ impl Queue {
     }
 
     /// The job works on this key now.
-    pub(super) fn working(&mut self, subject: u64, key: &str) -> Arc<Progress> {
+    pub(super) fn working(&mut self, subject: u64, look: Look, key: &str) -> Arc<Progress> {
         match self.jobs.get_mut(&subject) {
             Some(job) => {
                 key.clone_into(&mut job.key);
                 job.progress = Arc::default();
+                if job.wakes != look.wakes {
+                    job.progress.woken.notify_one();
+                }
                 job.progress.clone()
             }
             None => Arc::default(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::budget::Progress;
 use super::deletes::Collected;
 use super::queue::{Look, Swept};
 use super::run::{Content, Failure, Suspect};
@@ -25,6 +26,8 @@ use crate::store::meta::Key;
 const ROUNDS: u32 = 16;
 /// Outcomes of deletes that are recorded in one batch.
 const OUTCOMES: usize = 200;
+/// How long an upload may go on that nobody wants any more.
+const UNWANTED: Duration = Duration::from_secs(2);
 /// The least time that a job waits whose plan says so.
 const WAIT_MIN: Duration = Duration::from_millis(20);
 
@@ -78,7 +81,8 @@ impl Owner {
         let op = match self.plan(subject).await? {
             Plan::Run(op) => op,
             Plan::Settled => {
-                self.runner.pending.abandon(&self.runner, subject).await?;
+                self.runner.pending.abandon(&self.runner, subject, &Progress::default()).await?;
+                self.runner.end_lost(subject).await?;
                 self.runner.pending.concluded(subject, true);
                 self.queue.lock().settle(subject, look, Instant::now());
                 self.ended.send_modify(|count| *count += 1);
@@ -103,17 +107,49 @@ impl Owner {
             self.queue.lock().park(subject, look, other, Instant::now());
             return Ok(Round::Over);
         }
-        let progress = self.queue.lock().working(subject, op.target());
+        let progress = self.queue.lock().working(subject, look, op.target());
         if op.is_delete() {
-            self.runner.pending.abandon(&self.runner, subject).await?;
+            self.runner.pending.abandon(&self.runner, subject, &Progress::default()).await?;
             self.queue.lock().collect(subject);
             self.deletes.add(Collected { subject, op, look, since: Instant::now(), guard: keys });
             return Ok(Round::Over);
         }
-        let done = self.runner.run(&*self.planner, subject, &op, &progress).await?;
+        let done = self.attempt(subject, &op, &progress).await?;
         self.conclude(subject, &op, &done).await?;
         self.setback(subject, &done)?;
         Ok(Round::Again)
+    }
+
+    /// Runs an operation. Where its file is removed meanwhile, the bytes that it sends are kept from whoever needs their room: it is given a moment to
+    /// come to its end, and then is cut off from the endpoint.
+    async fn attempt(&self, subject: u64, op: &Op, progress: &Progress) -> Result<Done, Failure> {
+        let mut running = std::pin::pin!(self.runner.run(&*self.planner, subject, op, progress));
+        let unwanted = async {
+            loop {
+                progress.woken.notified().await;
+                if self.is_unwanted(subject, op).await {
+                    tokio::time::sleep(UNWANTED).await;
+                    if self.is_unwanted(subject, op).await {
+                        return progress.cut();
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            ended = &mut running => ended,
+            () = unwanted => running.await,
+        }
+    }
+
+    /// Whether nothing of what an upload sends will be kept.
+    async fn is_unwanted(&self, subject: u64, op: &Op) -> bool {
+        let is_upload = matches!(op, Op::PutBlob { .. });
+        is_upload
+            && match self.plan(subject).await {
+                Ok(Plan::Settled | Plan::After(_)) => true,
+                Ok(Plan::Run(Op::Delete { key, .. })) => key == op.target(),
+                Ok(Plan::Run(_) | Plan::Wait(_)) | Err(_) => false,
+            }
     }
 
     /// Sends collected deletes and records what became of them, many in one batch.

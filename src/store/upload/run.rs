@@ -93,7 +93,10 @@ impl Content {
 impl From<ObjectError> for Failure {
     fn from(error: ObjectError) -> Self {
         // What is denied may be denied for this key alone.
-        let endpoint = matches!(error, ObjectError::Unavailable { .. } | ObjectError::SlowDown | ObjectError::NoSuchBucket(_));
+        let endpoint = matches!(
+            error,
+            ObjectError::Unavailable { .. } | ObjectError::SlowDown | ObjectError::NoSuchBucket(_) | ObjectError::Credentials(_)
+        );
         Self { text: error.to_string(), endpoint, suspect: None }
     }
 }
@@ -130,7 +133,7 @@ impl Runner {
             Op::PutBlob { blob, .. } => self.put_blob(subject, op, *blob, progress).await,
             Op::PutMade { blob, .. } => self.put_made(planner, subject, op, *blob, progress).await,
             Op::PutBytes { key, body, attributes, .. } => {
-                self.pending.abandon(self, subject).await?;
+                self.pending.abandon(self, subject, progress).await?;
                 let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, body);
                 let content = Content { size_bytes: body.len() as u64, ..Content::default() };
                 self.put(
@@ -140,6 +143,7 @@ impl Runner {
                     Kin::Marked { mark: mark.clone(), known: Seq(0), copied: None },
                     &mark.on(attributes),
                     content,
+                    progress,
                 )
                 .await
             }
@@ -181,10 +185,10 @@ impl Runner {
                 .put_parts(subject, op, &generation, kin, &marked, base.as_ref(), unless_digest.as_deref(), progress)
                 .await;
         }
-        self.pending.abandon(self, subject).await?;
+        self.pending.abandon(self, subject, progress).await?;
         progress.begin(0, generation.len_bytes);
-        let _room = self.budget.take(generation.len_bytes).await;
-        let slices = match generation.read(0..generation.len_bytes).await {
+        let _room = progress.unless_cut(self.budget.take(generation.len_bytes)).await?;
+        let slices = match progress.unless_cut(generation.read(0..generation.len_bytes)).await? {
             Err(error) if is_source_changed(&error) => return Ok(Done::SourceChanged),
             slices => slices?,
         };
@@ -193,11 +197,11 @@ impl Runner {
         let is_there = unless_digest.as_ref() == Some(&digest);
         let content = Content { size_bytes: generation.len_bytes, through: generation.seq, digest: Some(digest) };
         if let (true, Some(base)) = (is_there, base)
-            && let Some(done) = self.put_unchanged(subject, op, base, &kin, &marked, &content).await?
+            && let Some(done) = self.put_unchanged(subject, op, base, &kin, &marked, &content, progress).await?
         {
             return Ok(done);
         }
-        self.put(subject, op, slices, kin, &marked, content).await
+        self.put(subject, op, slices, kin, &marked, content, progress).await
     }
 
     /// What the planner makes of a generation that it holds. Marks above what is known to be in S3 are of earlier lives, which did not get to know their
@@ -214,8 +218,8 @@ impl Runner {
             return Err(Failure { text: "not an object that is made".into(), endpoint: false, suspect: None });
         };
         let known = self.blobs.info(blob).await?.clean_through;
-        self.pending.abandon(self, subject).await?;
-        let _room = self.budget.take(*bytes_max).await;
+        self.pending.abandon(self, subject, progress).await?;
+        let _room = progress.unless_cut(self.budget.take(*bytes_max)).await?;
         let slices = match planner.make(subject, op).await {
             Err(error) if is_source_changed(&error) => return Ok(Done::SourceChanged),
             slices => slices?,
@@ -231,11 +235,12 @@ impl Runner {
         let marked = mark.on(attributes);
         let kin = Kin::Marked { mark, known, copied: Some(ETag(String::new())) };
         let content = Content { size_bytes, through: *generation, digest: Some(digest) };
-        self.put(subject, op, slices, kin, &marked, content).await
+        self.put(subject, op, slices, kin, &marked, content, progress).await
     }
 
     /// The object at the key has these bytes already, as far as is known: they are copied onto themselves with the new attributes. That needs the object
     /// to be the one that is known; `None`: it is not, and the bytes have to be sent.
+    #[expect(clippy::too_many_arguments, reason = "the fields of Op::PutBlob and what was made of them")]
     pub(super) async fn put_unchanged(
         &self,
         subject: u64,
@@ -244,12 +249,13 @@ impl Runner {
         kin: &Kin,
         attributes: &Attributes,
         content: &Content,
+        progress: &Progress,
     ) -> Result<Option<Done>, Failure> {
         if base.key != op.target() || content.size_bytes > self.bucket.capabilities().part_bytes_max {
             return Ok(None);
         }
         self.counts.add("unchanged");
-        match self.land(subject, op, &Write::Copy(base, Some(attributes)), kin.clone(), content.clone()).await {
+        match self.land(subject, op, &Write::Copy(base, Some(attributes)), kin.clone(), content.clone(), progress).await {
             Ok(done @ Done::Written { .. }) => Ok(Some(done)),
             Ok(_) => Ok(None),
             Err(failure) if failure.suspect.is_none() && !failure.endpoint => Ok(None),
@@ -258,6 +264,7 @@ impl Runner {
     }
 
     /// One `PutObject`.
+    #[expect(clippy::too_many_arguments, reason = "what makes one write")]
     async fn put(
         &self,
         subject: u64,
@@ -266,10 +273,11 @@ impl Runner {
         kin: Kin,
         attributes: &Attributes,
         content: Content,
+        progress: &Progress,
     ) -> Result<Done, Failure> {
         let body = Body(slices);
         self.counts.add("put");
-        self.land(subject, op, &Write::Put(&body, attributes), kin, content).await
+        self.land(subject, op, &Write::Put(&body, attributes), kin, content, progress).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of Op::Copy")]
@@ -288,15 +296,15 @@ impl Runner {
         if size_bytes > self.bucket.capabilities().part_bytes_max {
             return self.copy_parts(subject, op, source, attributes, content, progress).await;
         }
-        self.pending.abandon(self, subject).await?;
+        self.pending.abandon(self, subject, progress).await?;
         self.counts.add("copy");
         match attributes {
-            None => self.land(subject, op, &Write::Copy(source, None), Kin::CopyOf(source.clone()), content).await,
+            None => self.land(subject, op, &Write::Copy(source, None), Kin::CopyOf(source.clone()), content, progress).await,
             Some(attributes) => {
                 let mark = Mark::new(&self.gateway, subject, Seq(0), key, attributes, from.as_bytes());
                 let marked = mark.on(attributes);
                 let kin = Kin::Marked { mark, known: Seq(0), copied: source.etag.clone() };
-                self.land(subject, op, &Write::Copy(source, Some(&marked)), kin, content).await
+                self.land(subject, op, &Write::Copy(source, Some(&marked)), kin, content, progress).await
             }
         }
     }
@@ -309,13 +317,22 @@ impl Runner {
         write: &Write<'_>,
         kin: Kin,
         content: Content,
+        progress: &Progress,
     ) -> Result<Done, Failure> {
         self.pending.intend(self, subject, Suspect { op: op.clone(), kin: Some(kin.clone()), content: content.clone() }).await?;
         if let Err(error) = self.blobs.sync().await {
             self.pending.retract(subject);
             return Err(error.into());
         }
-        match adopt::land(&*self.bucket, op.target(), write, op.expected(), &kin).await {
+        let landing = adopt::land(&*self.bucket, op.target(), write, op.expected(), &kin);
+        let landed = match progress.unless_cut(landing).await {
+            Ok(landed) => landed,
+            Err(failure) => {
+                let suspect = Some(Box::new(Suspect { op: op.clone(), kin: Some(kin), content }));
+                return Err(Failure { suspect, ..failure });
+            }
+        };
+        match landed {
             Ok(Landed::Written(written)) => Ok(content.written(written)),
             Ok(Landed::Foreign(head)) => {
                 self.counts.add("conflict");

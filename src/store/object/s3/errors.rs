@@ -80,7 +80,10 @@ fn of_code(kind: Kind, bucket: &str, code: &str, answer: &Answer<'_>) -> Option<
         "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
             elsewhere(answer, &said())
         }
-        _ => return denied(code).map(|help| ObjectError::Denied(format!("{}{help}", said()))),
+        _ => {
+            let credentials = credentials(code).map(|help| ObjectError::Credentials(format!("{}{help}", said())));
+            return credentials.or_else(|| denied(code).map(|help| ObjectError::Denied(format!("{}{help}", said()))));
+        }
     })
 }
 
@@ -89,20 +92,26 @@ fn denied(code: &str) -> Option<&'static str> {
     Some(match code {
         "AccessDenied"
         | "AllAccessDisabled"
-        | "AccountProblem"
         | "InvalidSecurity"
-        | "NotSignedUp"
         | "InvalidPayer"
         | "AccessPointNotOwnedByYou"
         | "Forbidden"
         | "Unauthorized" => " (see the bucket's and the user's policy)",
+        code if code.starts_with("KMS.") => " (see the key's policy and state)",
+        _ => return None,
+    })
+}
+
+/// As [`denied`], for what is wrong whatever is asked for.
+fn credentials(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "AccountProblem" | "NotSignedUp" => " (see the account)",
         "InvalidAccessKeyId" => {
             " (the endpoint does not know this access key: check the credentials, and that the endpoint is theirs)"
         }
         "SignatureDoesNotMatch" => " (the secret key is not the access key's: check the credentials)",
         "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => " (renew the temporary credentials)",
         "RequestTimeTooSkewed" | "RequestExpired" => " (this machine's clock is wrong)",
-        code if code.starts_with("KMS.") => " (see the key's policy and state)",
         _ => return None,
     })
 }
@@ -160,7 +169,7 @@ fn of_transport<E: Error + 'static>(kind: Kind, error: &SdkError<E, HttpResponse
 /// Nothing was sent: the request cannot be made, or there are no keys to sign it with.
 fn before_sending(reason: String) -> ObjectError {
     if lacks_keys(&reason) {
-        return ObjectError::Denied(format!("no usable credentials were found: {reason}"));
+        return ObjectError::Credentials(format!("no usable credentials were found: {reason}"));
     }
     ObjectError::Invalid(reason)
 }

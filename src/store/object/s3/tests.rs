@@ -145,6 +145,7 @@ fn name(error: &ObjectError) -> &'static str {
         ObjectError::Conflict => "Conflict",
         ObjectError::Archived => "Archived",
         ObjectError::Denied(_) => "Denied",
+        ObjectError::Credentials(_) => "Credentials",
         ObjectError::SlowDown => "SlowDown",
         ObjectError::Unavailable { outcome: Outcome::Refused, .. } => "Refused",
         ObjectError::Unavailable { outcome: Outcome::Unknown, .. } => "Unknown",
@@ -167,10 +168,10 @@ async fn every_answer_is_told_apart() {
         (409, "OperationAborted", "Conflict", "Conflict"),
         (403, "InvalidObjectState", "Archived", "Archived"),
         (403, "AccessDenied", "Denied", "Denied"),
-        (403, "InvalidAccessKeyId", "Denied", "Denied"),
-        (403, "SignatureDoesNotMatch", "Denied", "Denied"),
-        (403, "RequestTimeTooSkewed", "Denied", "Denied"),
-        (400, "ExpiredToken", "Denied", "Denied"),
+        (403, "InvalidAccessKeyId", "Credentials", "Credentials"),
+        (403, "SignatureDoesNotMatch", "Credentials", "Credentials"),
+        (403, "RequestTimeTooSkewed", "Credentials", "Credentials"),
+        (400, "ExpiredToken", "Credentials", "Credentials"),
         (400, "KMS.DisabledException", "Denied", "Denied"),
         (401, "SomethingNew", "Denied", "Denied"),
         (503, "SlowDown", "SlowDown", "SlowDown"),
@@ -253,7 +254,7 @@ async fn what_never_left_this_machine_did_not_happen() {
         Settings { credentials: Credentials::File("/nowhere/credentials".into(), None), ..settings(&format!("http://{free}")) };
     let store = Endpoint::connect(&settings).await.expect("connect").bucket("b", false);
     let failed = store.delete("k", None).await.expect_err("no keys");
-    assert_eq!(name(&failed), "Denied", "{failed}");
+    assert_eq!(name(&failed), "Credentials", "{failed}");
     assert!(failed.to_string().contains("credentials"), "{failed}");
 }
 

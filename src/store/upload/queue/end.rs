@@ -144,6 +144,7 @@ impl Queue {
     pub(in crate::store::upload) fn failed(&mut self, subject: u64, failure: Failure, now: Instant) -> Option<Trouble> {
         if failure.endpoint {
             self.health.failed(now, &mut self.backoff);
+            self.trouble.clone_from(&failure.text);
         }
         self.pressed.remove(&subject);
         let job = self.jobs.get_mut(&subject)?;

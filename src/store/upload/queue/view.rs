@@ -30,6 +30,11 @@ impl Queue {
         Trouble { attempts: job.map_or(0, |job| job.attempts), error: job.map_or(String::new(), |job| job.error.clone()) }
     }
 
+    /// Why nothing is uploaded, where the endpoint itself is in trouble.
+    pub(in crate::store::upload) fn endpoint_trouble(&self) -> Option<String> {
+        self.health.is_in_trouble().then(|| self.trouble.clone())
+    }
+
     /// What moves while the endpoint answers: bytes of the subject's body that were sent, and outcomes of all jobs.
     pub(in crate::store::upload) fn pace(&self, subject: u64) -> (u64, u64) {
         (self.jobs.get(&subject).map_or(0, |job| job.progress.get().0), self.moves)

@@ -191,6 +191,62 @@ async fn an_outage_costs_few_requests_and_heals_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn refused_credentials_cost_few_requests_and_are_said_once() {
+    let world = World::new(small_parts(true), Settings::default());
+    let gateway = world.open().await;
+    world.faults.add(Rule::new(Action::Refuse(ObjectError::Credentials("InvalidAccessKeyId".into()))));
+    for subject in 1..=500 {
+        gateway.create(subject, &format!("k{subject}"), b"content").await;
+    }
+    assert_eq!(gateway.uploader.endpoint_trouble(OWNER), None);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let during = world.meter.counts().total();
+    assert!((50..1_500).contains(&during), "{during} requests in an hour");
+    let said = gateway.uploader.endpoint_trouble(OWNER);
+    assert!(said.as_deref().is_some_and(|said| said.contains("InvalidAccessKeyId")), "{said:?}");
+    // A new job asks no more than the others.
+    gateway.create(501, "k501", b"content").await;
+    assert!(
+        gateway
+            .uploader
+            .finish(OWNER, 501, Duration::from_secs(3))
+            .await
+            .is_err_and(|error| error.contains("InvalidAccessKeyId"))
+    );
+    world.faults.heal();
+    tokio::time::sleep(Duration::from_secs(125)).await;
+    assert_eq!(world.objects(), world.wanted());
+    assert_eq!((gateway.uploader.status(), gateway.uploader.endpoint_trouble(OWNER)), (vec![], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_presses_again_where_the_first_try_fails() {
+    let settings = Settings { backoff_max: Duration::from_secs(3600), ..Settings::default() };
+    let world = World::new(small_parts(true), settings);
+    let gateway = world.open().await;
+    world.faults.kill(Death::Refusing);
+    for subject in 1..=20 {
+        gateway.create(subject, &format!("k{subject}"), b"content").await;
+    }
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    for round in 0..5_u64 {
+        gateway.create(100 + round, &format!("waited for {round}"), b"content").await;
+        let start = tokio::time::Instant::now();
+        let (finished, ()) = tokio::join!(gateway.uploader.finish(OWNER, 100 + round, Duration::from_secs(20)), async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            world.faults.heal();
+        });
+        assert_eq!(finished, Ok(()), "round {round}");
+        assert!(start.elapsed() < Duration::from_secs(10), "round {round}: {:?}", start.elapsed());
+        world.faults.kill(Death::Refusing);
+        for subject in 1..=20 {
+            gateway.write(subject, 0, &round.to_le_bytes()).await;
+        }
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn close_lets_what_runs_end_within_its_grace() {
     let mut world = World::new(small_parts(true), Settings::default());
     let gateway = world.open().await;
