@@ -1,4 +1,4 @@
-//! Watches the disk of the database: below a floor of free room every share is read-only, and says so, until there is more.
+//! Watches the disk of the database: below a floor of free room every share is read-only, but for what is removed, and says so, until there is more.
 //!
 //! Invariant: what was taken on before stays safe: the database keeps a ballast that it gives up to write down what was acknowledged.
 
@@ -23,8 +23,8 @@ pub async fn run(gateway: Arc<Gateway>) {
             Some(wanted_bytes) => gateway.notice(
                 About::Disk,
                 format!(
-                    "the disk of {} is nearly full: all shares are read-only until {} are free there; delete something that is not \
-                     Tidegate's, or make the disk larger",
+                    "the disk of {} is nearly full: all shares are read-only, but for the removal of files, until {} are free \
+                     there; delete something, or make the disk larger",
                     gateway.config.data_dir.display(),
                     HumanBytes(wanted_bytes)
                 ),

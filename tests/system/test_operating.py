@@ -370,6 +370,9 @@ def test_below_the_floor_shares_are_read_only_say_so_and_heal(small_disk):
     gateway, data = small_disk
     gateway.start()
     (gateway.mount / "before").write_text("kept")
+    (gateway.mount / "cut").write_text("12345")
+    (gateway.mount / "goes").write_bytes(os.urandom(4 << 20))
+    (gateway.mount / "empty").mkdir()
     gateway.drain()
     open(data / "filler", "w").close()
     fill = lambda: os.posix_fallocate(filler, 0, os.fstat(filler).st_size + free_bytes(data) - (1 << 20))
@@ -379,7 +382,7 @@ def test_below_the_floor_shares_are_read_only_say_so_and_heal(small_disk):
     for act in (
         lambda: (gateway.mount / "new").write_text("x"),
         lambda: (gateway.mount / "before").write_text("x"),
-        lambda: (gateway.mount / "before").unlink(),
+        lambda: os.truncate(gateway.mount / "cut", 10),
         lambda: os.rename(gateway.mount / "before", gateway.mount / "after"),
         lambda: (gateway.mount / "directory").mkdir(),
     ):
@@ -387,6 +390,11 @@ def test_below_the_floor_shares_are_read_only_say_so_and_heal(small_disk):
             act()
         assert error.value.errno == errno.EROFS
     assert (gateway.mount / "before").read_text() == "kept"
+    # What gives room back is done.
+    (gateway.mount / "goes").unlink()
+    (gateway.mount / "empty").rmdir()
+    os.truncate(gateway.mount / "cut", 2)
+    assert sorted(os.listdir(gateway.mount)) == ["before", "cut"]
     text = gateway.run("status").stdout
     for words in ("read-only", str(data), "are free there", "delete something"):
         assert words in text, text
@@ -401,7 +409,7 @@ def test_below_the_floor_shares_are_read_only_say_so_and_heal(small_disk):
     assert gateway.status()["notices"] == []
     (gateway.mount / "after").write_text("healed")
     gateway.drain()
-    assert gateway.bucket() == {"before": 4, "after": 6}
+    assert gateway.bucket() == {"before": 4, "after": 6, "cut": 2}
 
 
 def test_a_disk_that_fills_up_loses_nothing_that_was_acknowledged(small_disk):

@@ -10,7 +10,8 @@ impl Share {
     pub(super) async fn do_access(&self, who: &Caller, node: NodeId, mask: AccessMask) -> Result<AccessMask, VfsError> {
         let row = self.attributed(who, node).await?;
         let mut granted = permit::granted(&row, who);
-        if self.is_read_only() && matches!(row.kind, NodeKind::File | NodeKind::Directory | NodeKind::Symlink) {
+        // Below the floor of free disk too: who may not write to a directory may not remove either, as a client sees it.
+        if self.settings().read_only && matches!(row.kind, NodeKind::File | NodeKind::Directory | NodeKind::Symlink) {
             granted &= !permit::WRITE;
         }
         Ok(AccessMask(granted & mask.0))

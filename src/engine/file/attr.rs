@@ -85,6 +85,10 @@ impl Share {
         if set.guard_ctime_ns.is_some_and(|guard| guard != known.times().1) {
             return Err(VfsError::NotSync);
         }
+        match gives_room_back(&known, set) {
+            true => self.check_removable()?,
+            false => self.check_writable()?,
+        }
         self.check_setattr(who, &known.row, set, writable)?;
         if let Some(size_bytes) = set.size_bytes {
             self.set_size(who, known, size_bytes).await?;
@@ -103,7 +107,6 @@ impl Share {
 
     /// Whether the caller may set all of this.
     fn check_setattr(&self, who: &Caller, row: &NodeRow, set: &SetAttr, writable: bool) -> Result<(), VfsError> {
-        self.check_writable()?;
         if set.mode.is_some() || set.birth_ns.is_some() {
             permit::check_owner(row, who)?;
         }
@@ -212,4 +215,12 @@ impl Share {
         self.apply(batch).await?;
         Ok(())
     }
+}
+
+/// Whether a file is made shorter, and nothing else is changed but its time.
+fn gives_room_back(known: &Known, set: &SetAttr) -> bool {
+    let SetAttr { size_bytes, guard_ctime_ns, mtime, .. } = *set;
+    let shorter = known.info.as_ref().zip(size_bytes).is_some_and(|(info, size_bytes)| size_bytes < info.len_bytes);
+    let alone = SetAttr { size_bytes, guard_ctime_ns, mtime, ..SetAttr::default() };
+    shorter && *set == alone && mtime.is_none_or(|time| time == SetTime::Now)
 }

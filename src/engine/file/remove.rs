@@ -54,7 +54,7 @@ impl Share {
     async fn remove_entry(&self, who: &Caller, entry: &EntryRow, what: Remove) -> Result<(), VfsError> {
         let mut dir = self.node(entry.parent).await?;
         let known = self.known(entry.node).await?;
-        self.check_writable()?;
+        self.check_removable()?;
         permit::check_unlink(&dir, &known.row, who)?;
         match (what, entry.kind) {
             (Remove::File, NodeKind::Directory) => return Err(VfsError::IsDirectory),

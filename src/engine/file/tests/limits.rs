@@ -79,12 +79,14 @@ async fn a_read_only_share_refuses_every_change_and_answers_everything_else() {
     assert_eq!(world.uploader.status(), []);
 }
 
-/// For want of disk it is as by its settings, also where a file is open; and it heals.
+/// For want of disk it is as by its settings, also where a file is open, but that files can be removed; and it heals.
 #[tokio::test(start_paused = true)]
 async fn below_the_floor_of_free_disk_a_share_is_read_only_until_there_is_more() {
     let world = World::new().await;
     let who = root();
     world.put("f", b"bytes").await.unwrap();
+    world.put("goes", b"bytes").await.unwrap();
+    world.mkdir(&who, "d", 0o755).await.unwrap();
     let open = world.open_file(&who, "f", &OpenHow { write: true, ..OpenHow::default() }).await.unwrap();
     let io = Io::Handle(open.handle);
     assert!(world.share.drain(None).await);
@@ -92,11 +94,22 @@ async fn below_the_floor_of_free_disk_a_share_is_read_only_until_there_is_more()
     assert!(world.blobs.meta().look_at_disk().is_some());
     assert!(world.share.is_short_of_disk());
     assert_eq!(world.create(&who, "new", 0o644).await.map(drop), Err(VfsError::ReadOnly));
-    assert_eq!(world.unlink(&who, "f").await, Err(VfsError::ReadOnly));
+    assert_eq!(world.rename(&who, "f", "g", Rename::Replace).await, Err(VfsError::ReadOnly));
     assert_eq!(world.share.write(&who, io, 0, Bytes::from_static(b"B")).await.map(drop), Err(VfsError::ReadOnly));
     assert!(world.stat("f").await.is_ok());
+    // What gives room back is done.
+    let size = |size_bytes| SetAttr { size_bytes: Some(size_bytes), ..SetAttr::default() };
+    assert_eq!(world.set(&who, "f", size(6)).await.map(drop), Err(VfsError::ReadOnly));
+    assert_eq!(world.set(&who, "f", SetAttr { mode: Some(0o600), ..size(2) }).await.map(drop), Err(VfsError::ReadOnly));
+    assert_eq!(world.set(&who, "f", size(2)).await.unwrap().size_bytes, 2);
+    world.unlink(&who, "goes").await.unwrap();
+    world.rmdir(&who, "d").await.unwrap();
+    assert_eq!(world.list("").await, ["f"]);
+    let root = world.share.root();
+    assert_eq!(world.share.access(&user(0, &[]), root, AccessMask(2)).await, Ok(AccessMask(2)));
     world.database.fail_applies(0);
     assert_eq!(world.blobs.meta().look_at_disk(), None);
     world.share.write(&who, io, 0, Bytes::from_static(b"B")).await.unwrap();
     world.create(&who, "new", 0o644).await.unwrap();
+    assert!(world.share.drain(None).await);
 }
