@@ -1,8 +1,8 @@
 //! Bytes: reading, writing, committing.
 //!
 //! Invariants:
-//! - A write counts as a writer of its node from before its job is looked at until it is in the log: what replaces a node's blob (a foreign
-//!   change) does so under the node's guard, while there is no writer. Who finds a blob gone looks for the node's new one.
+//! - A write counts (`Writing`) from before its job is looked at until it is in the log: what replaces a node's blob (a foreign change to a clean
+//!   file) does so under the node's guard, while there is no write and none may begin. Who finds a blob gone looks for the node's new one.
 //! - A plain write of a dirty file makes data records only.
 
 use bytes::Bytes;
@@ -184,10 +184,17 @@ impl Share {
     ) -> Result<(u64, BlobInfo), VfsError> {
         let limit = self.bucket.capabilities().object_bytes_max;
         let (node, mut blob) = (target.row.node, target.row.blob);
-        let _writing = self.remote.writing.begin(node);
+        let _writing = loop {
+            match self.remote.writing.begin(node) {
+                Some(writing) => break writing,
+                // It is about to get another blob.
+                None => drop(self.guards.lock(&[node]).await),
+            }
+        };
         for _ in 0..ATTEMPTS {
             match self.put_bytes_to(who, (node, blob), target.append, offset, data.clone(), limit).await? {
-                Err(BlobError::NotFound) => blob = self.node(node).await?.blob,
+                // What others wrote took its place: that is asked for, and written to.
+                Err(BlobError::NotFound) => blob = self.attributed(who, node).await?.blob,
                 other => return Ok(other?),
             }
         }

@@ -64,28 +64,41 @@ pub(super) struct Urgent {
     nodes: HashMap<NodeId, u32>,
 }
 
-/// Nodes that bytes are on their way to, with how many writes.
+/// Nodes that bytes are on their way to, with how many writes; `None`: nobody may begin one, because the node is about to get another blob.
 #[derive(Default)]
-pub(super) struct Writing(Mutex<HashMap<NodeId, u32>>);
+pub(super) struct Writing(Mutex<HashMap<NodeId, Option<u32>>>);
 
 impl Writing {
-    /// A write begins; it ends when the answer is dropped.
-    pub(super) fn begin(&self, node: NodeId) -> impl Drop + '_ {
-        *self.0.lock().entry(node).or_default() += 1;
-        Guarded(move || {
+    /// A write begins; it ends when the answer is dropped. `None` where nobody may: whoever said so has the node's guard until then.
+    pub(super) fn begin(&self, node: NodeId) -> Option<impl Drop + '_> {
+        let mut writing = self.0.lock();
+        *writing.entry(node).or_insert(Some(0)).as_mut()? += 1;
+        Some(Guarded(move || {
             let mut writing = self.0.lock();
-            if let Some(count) = writing.get_mut(&node) {
+            if let Some(Some(count)) = writing.get_mut(&node) {
                 *count -= 1;
                 if *count == 0 {
                     writing.remove(&node);
                 }
             }
-        })
+        }))
+    }
+
+    /// Nobody begins a write until the answer is dropped; `None` where there is one. Under the node's guard.
+    pub(super) fn close(&self, node: NodeId) -> Option<impl Drop + '_> {
+        let mut writing = self.0.lock();
+        if writing.contains_key(&node) {
+            return None;
+        }
+        writing.insert(node, None);
+        Some(Guarded(move || {
+            self.0.lock().remove(&node);
+        }))
     }
 
     /// Whether there is a write.
     pub(super) fn has(&self, node: NodeId) -> bool {
-        self.0.lock().contains_key(&node)
+        self.0.lock().get(&node).is_some_and(Option::is_some)
     }
 }
 

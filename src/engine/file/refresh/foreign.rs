@@ -1,7 +1,8 @@
 //! What a foreign change does to a node that is known and clean: other bytes, or no object any more.
 //!
-//! Invariants: nothing that is dirty, has a job, or is open for writing is touched, and that is looked at under the guards; whoever has
-//! the node open keeps the node, with its new bytes or with none.
+//! Invariants: nothing that is dirty, has a job, or is being written to is touched, and that is looked at under the guards; whoever has
+//! the node open, also for writing, keeps the node, with its new bytes or with none. What is deleted keeps its name while it is open for writing, so
+//! that what is written next is not written to a file without one.
 
 use crate::base::id::{BlobId, NodeId, Seq};
 use crate::engine::file::layout::Source;
@@ -16,11 +17,10 @@ use crate::store::object::{ETag, Head, Listed, ObjectError};
 use super::FLAG_IMPLIED;
 
 impl Share {
-    /// Whether something of the node waits to be uploaded, or may come any moment.
+    /// Whether something of the node waits to be uploaded.
     async fn is_busy(&self, known: &Known, by_its_job: bool) -> Result<bool, VfsError> {
-        let node = known.row.node;
         let dirty = known.info.as_ref().is_some_and(BlobInfo::is_dirty);
-        Ok(dirty || self.handles.opens(node).writers > 0 || (!by_its_job && self.has_job(node).await?))
+        Ok(dirty || (!by_its_job && self.has_job(known.row.node).await?))
     }
 
     /// The entry's object was overwritten by somebody else. Says whether that changed anything here.
@@ -39,8 +39,11 @@ impl Share {
         if self.entry(entry.parent, &entry.name).await?.as_ref() != Some(entry) {
             return Ok(false);
         }
+        let Some(_no_writes) = self.remote.writing.close(entry.node) else { return Ok(false) };
         let known = self.known(entry.node).await?;
-        if self.is_busy(&known, by_its_job).await? {
+        // Who writes to a node of several names does not say through which.
+        let is_parted = known.row.links > 1 && self.handles.opens(entry.node).writers > 0;
+        if is_parted || self.is_busy(&known, by_its_job).await? {
             return Ok(false);
         }
         tracing::debug!(key = object.key, node = %entry.node, "overwritten by somebody else: the file follows");
@@ -128,7 +131,7 @@ impl Share {
             return Ok(false);
         }
         let known = self.known(entry.node).await?;
-        if self.is_busy(&known, by_its_job).await? {
+        if self.handles.opens(entry.node).writers > 0 || self.is_busy(&known, by_its_job).await? {
             return Ok(false);
         }
         let view = self.view(entry.node).await?;

@@ -42,6 +42,73 @@ async fn a_read_of_a_replaced_object_looks_again() {
     assert_eq!(slices.concat(), b"another");
 }
 
+/// Who has a clean file open, for whatever, has what the bucket has: nothing of it is lost by that.
+#[tokio::test(start_paused = true)]
+async fn a_clean_file_that_is_open_for_writing_becomes_what_replaced_it() {
+    for is_listed in [false, true] {
+        let world = World::new();
+        let gateway = world.gateway("gw").await;
+        world.put("a", "one one one", &[]).await;
+        let opened = gateway.open("a", OpenHow { read: true, write: true, ..OpenHow::default() }).await.unwrap();
+        let io = Io::Handle(opened.handle);
+        world.put("a", "another", &[]).await;
+        if is_listed {
+            world.let_listings_age().await;
+            gateway.names("").await.unwrap();
+        }
+        assert_eq!(gateway.share.read(&gateway.who, io, 0, 100).await.unwrap().concat(), b"another");
+        gateway.share.write(&gateway.who, io, 2, Bytes::from_static(b"XX")).await.unwrap();
+        assert_eq!(gateway.share.read(&gateway.who, io, 0, 100).await.unwrap().concat(), b"anXXher");
+        // From here on it is ours.
+        world.put("a", "theirs", &[]).await;
+        assert_eq!(gateway.share.read(&gateway.who, io, 0, 100).await.unwrap().concat(), b"anXXher");
+        Vfs::close(&*gateway.share, opened.handle).await.unwrap();
+        gateway.drain().await;
+        assert_eq!(world.body("a").as_deref(), Some("theirs"));
+        let keys = world.keys();
+        assert_eq!((keys.len(), world.body(&keys[1]).as_deref()), (2, Some("anXXher")), "{keys:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_through_an_open_file_goes_to_what_replaced_it() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    world.put("a", "one one one", &[]).await;
+    let opened = gateway.open("a", OpenHow { write: true, append: true, ..OpenHow::default() }).await.unwrap();
+    world.put("a", "another", &[]).await;
+    world.let_listings_age().await;
+    gateway.names("").await.unwrap();
+    gateway.share.write(&gateway.who, Io::Handle(opened.handle), 0, Bytes::from_static(b"!")).await.unwrap();
+    Vfs::close(&*gateway.share, opened.handle).await.unwrap();
+    gateway.drain().await;
+    assert_eq!(world.keys(), vec!["a"]);
+    assert_eq!(world.body("a").as_deref(), Some("another!"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_object_of_an_open_file_is_an_error_only_where_its_bytes_are_nowhere() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    world.put("cached", "one", &[]).await;
+    world.put("gone", "one", &[]).await;
+    assert_eq!(gateway.read("cached").await.unwrap(), "one");
+    let how = || OpenHow { read: true, write: true, ..OpenHow::default() };
+    let (cached, gone) = (gateway.open("cached", how()).await.unwrap(), gateway.open("gone", how()).await.unwrap());
+    world.delete("cached").await;
+    world.delete("gone").await;
+    let read = async |opened: &Opened| gateway.share.read(&gateway.who, Io::Handle(opened.handle), 0, 9).await;
+    assert_eq!(read(&cached).await.unwrap().concat(), b"one");
+    assert!(matches!(read(&gone).await, Err(VfsError::Io(_) | VfsError::Stale)));
+    // What is written is kept, under its name.
+    gateway.share.write(&gateway.who, Io::Handle(gone.handle), 0, Bytes::from_static(b"new")).await.unwrap();
+    assert_eq!(read(&gone).await.unwrap().concat(), b"new");
+    Vfs::close(&*gateway.share, gone.handle).await.unwrap();
+    Vfs::close(&*gateway.share, cached.handle).await.unwrap();
+    gateway.drain().await;
+    assert_eq!(world.body("gone").as_deref(), Some("new"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn both_are_kept_where_both_changed() {
     let world = World::new();
