@@ -219,17 +219,26 @@ impl Share {
         Ok(None)
     }
 
-    /// Ours is given up, dirty or not.
+    /// Ours is given up, dirty or not; where it has other names, only under this one.
     async fn give_up(&self, entry: &EntryRow, foreign: &Listed) -> Result<(), VfsError> {
         let _guard = self.guards.lock(&[entry.parent, entry.node]).await;
-        let row: NodeRow = self.node(entry.node).await?;
-        if self.handles.opens(entry.node).writers > 0 {
-            return Err(VfsError::Unavailable("somebody has the file open for writing".into()));
+        if self.entry(entry.parent, &entry.name).await?.as_ref() != Some(entry) {
+            return Ok(());
         }
+        let row: NodeRow = self.node(entry.node).await?;
         let mut batch = Batch::new();
-        let event = self.refill(row, foreign, &mut batch).await?;
+        let event = if row.links > 1 {
+            let view = self.view(entry.node).await?;
+            self.part(&view, entry, row, foreign, &mut batch).await?
+        } else if self.handles.opens(entry.node).writers > 0 {
+            return Err(VfsError::Unavailable("somebody has the file open for writing".into()));
+        } else {
+            self.refill(row, foreign, &mut batch).await?
+        };
         self.apply(batch).await?;
+        self.settle_soon(entry.node);
         self.tell(Origin(0), event);
+        self.tell(Origin(0), Changed::Attr(entry.node));
         Ok(())
     }
 

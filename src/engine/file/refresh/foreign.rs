@@ -91,7 +91,7 @@ impl Share {
 
     /// One of several names was overwritten: it is a node of its own from now on. Under the guards of both. Where the others' bytes were in its
     /// object, they are had from theirs from now on; where none of theirs has them yet, their job finds out.
-    async fn part(
+    pub(in crate::engine::file) async fn part(
         &self,
         view: &View,
         entry: &EntryRow,
