@@ -111,6 +111,8 @@ struct Run {
     detaching: Vec<Detaching>,
     /// In some worlds blobs are detached.
     detaches: bool,
+    /// In some the disk is small, and fails flushes in every second life.
+    is_harsh: bool,
     /// Only the process died: nothing at all may be missing.
     is_exact: bool,
     row_next: u64,
@@ -410,7 +412,7 @@ impl Run {
         if self.random.u8(..4) == 0 {
             self.world.disk.fail_nth_sync(self.random.u64(1..8));
         }
-        let is_broken = self.random.u8(..12) == 0;
+        let is_broken = self.random.u8(..if self.is_harsh { 2 } else { 12 }) == 0;
         if is_broken {
             self.world.disk.fail_every_sync(self.random.u64(1..4));
         }
@@ -450,15 +452,18 @@ impl Run {
 }
 
 async fn run(seed: u64) {
-    let segments = 9 + seed % 8;
-    let world = World::new(segments, seed);
+    live_and_die(seed, 9 + seed % 8, false).await;
+}
+
+async fn live_and_die(seed: u64, segments: u64, is_harsh: bool) {
     let mut run = Run {
         random: fastrand::Rng::with_seed(seed),
-        world,
+        world: World::new(segments, seed),
         states: vec![Model::default()],
         is_exact: true,
         detaching: Vec::new(),
         detaches: seed % 2 == 1,
+        is_harsh,
         row_next: 0,
     };
     for life in 0..LIVES {
@@ -482,4 +487,9 @@ fn power_losses_lose_nothing_that_was_synced() {
     let detached = DETACHED.load(Ordering::Relaxed);
     assert!(seeds::is_one() || detached > lives / 40, "blobs were detached: {detached}");
     assert!(seeds::is_one() || freed > lives / 20, "reclaim had its part: {freed} segments");
+}
+
+#[test]
+fn a_small_log_on_a_disk_that_fails_flushes_again_and_again_always_starts() {
+    seeds::worlds(60, FULL / LIVES, async |seed| live_and_die(seed, 9, true).await);
 }
