@@ -124,12 +124,20 @@ async fn a_page_that_is_kept_is_true() {
         let before = pages(&remote, &who, dir).await.unwrap();
         assert!(served.nfs.listings.kept() > 0, "step {step}: nothing is kept");
         match step {
-            0 => drop(share.setattr(&who, node, None, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.unwrap()),
-            1 => drop(world.put("dir/7", b"some bytes").await.unwrap()),
-            2 => drop(world.create(&who, "dir/new", 0o640).await.unwrap()),
-            3 => drop(share.rename(&who, (dir, b"new"), (dir, b"other"), Rename::Replace).await.unwrap()),
+            0 => {
+                share.setattr(&who, node, None, &SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.unwrap();
+            }
+            1 => {
+                world.put("dir/7", b"some bytes").await.unwrap();
+            }
+            2 => {
+                world.create(&who, "dir/new", 0o640).await.unwrap();
+            }
+            3 => share.rename(&who, (dir, b"new"), (dir, b"other"), Rename::Replace).await.unwrap(),
             4 => share.remove(&who, dir, b"3", Remove::File).await.unwrap(),
-            _ => drop(share.link(&who, node, dir, b"link").await.unwrap()),
+            _ => {
+                share.link(&who, node, dir, b"link").await.unwrap();
+            }
         }
         let after = pages(&remote, &who, dir).await.unwrap();
         assert_ne!(before, after, "step {step}");
