@@ -59,6 +59,18 @@ async fn an_endpoint_that_cannot_be_used_is_an_error_and_no_report() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_that_may_not_delete_are_good_for_the_rest() {
+    let memory = Arc::new(store(Capabilities::AWS));
+    let faults = Arc::new(Faults::new(1));
+    for kind in [Kind::Delete, Kind::DeleteMany] {
+        faults.add(Rule::new(Action::Refuse(ObjectError::Denied("AccessDenied".into()))).on(kind));
+    }
+    let report = run(&*layered(memory.clone(), faults), "").await.expect("a probe");
+    assert_eq!(report.capabilities, Capabilities { conditional_delete: false, ..Capabilities::AWS });
+    assert!(memory.keys().iter().all(|key| key.starts_with(".tidegate/probe/")), "{:?}", memory.keys());
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_outside_of_its_own_place_is_touched() {
     let memory = Arc::new(store(Capabilities { conditional_put: false, ..Capabilities::AWS }));
     let faults = Arc::new(Faults::new(1));
