@@ -10,11 +10,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// The unit of the budget, in bytes.
-const UNIT_BYTES: usize = 1024;
+use crate::base::purse::{self, Purse};
 
 /// The most that is held at a time.
 #[derive(Clone, Copy, Debug)]
@@ -34,43 +33,6 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { logins: 256, logins_of_address: 64, sessions: 1024, bytes: 512 << 20, bytes_of_connection: 64 << 20 }
-    }
-}
-
-/// Bytes that are held, until dropped.
-#[derive(Debug)]
-pub(super) struct Held {
-    _connection: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
-}
-
-/// A share of the budget for one connection.
-#[derive(Clone, Debug)]
-pub(super) struct Purse {
-    connection: Arc<Semaphore>,
-    all: Arc<Semaphore>,
-    bytes_max: usize,
-}
-
-impl Purse {
-    fn units(&self, bytes: usize) -> u32 {
-        bytes.min(self.bytes_max).div_ceil(UNIT_BYTES) as u32
-    }
-
-    /// Holds bytes where that is possible now.
-    pub(super) fn try_hold(&self, bytes: usize) -> Option<Held> {
-        let units = self.units(bytes);
-        let connection = self.connection.clone().try_acquire_many_owned(units).ok()?;
-        let all = self.all.clone().try_acquire_many_owned(units).ok()?;
-        Some(Held { _connection: connection, _all: all })
-    }
-
-    /// Waits until so many bytes may be held. `None` only where the server is gone.
-    pub(super) async fn hold(self, bytes: usize) -> Option<Held> {
-        let units = self.units(bytes);
-        let connection = self.connection.clone().acquire_many_owned(units).await.ok()?;
-        let all = self.all.clone().acquire_many_owned(units).await.ok()?;
-        Some(Held { _connection: connection, _all: all })
     }
 }
 
@@ -110,7 +72,7 @@ pub(super) struct Seat(Arc<Budget>);
 
 impl Budget {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, all: Arc::new(Semaphore::new(limits.bytes / UNIT_BYTES)), table: Mutex::default() })
+        Arc::new(Self { limits, all: purse::all(limits.bytes), table: Mutex::default() })
     }
 
     /// A connection begins its login; another login may have to go for it.
@@ -142,8 +104,7 @@ impl Budget {
     }
 
     pub(super) fn purse(&self) -> Purse {
-        let bytes_max = self.limits.bytes_of_connection;
-        Purse { connection: Arc::new(Semaphore::new(bytes_max / UNIT_BYTES)), all: self.all.clone(), bytes_max }
+        Purse::new(&self.all, self.limits.bytes_of_connection)
     }
 
     /// Logins under way, and sessions.

@@ -32,7 +32,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Iscsi;
-use super::budget::{Held, Purse};
 use super::inbox::{Fault, Inbox};
 use super::keys::{RECEIVED_BYTES_MAX, Terms};
 use super::login::{Accepted, Refusal};
@@ -40,6 +39,7 @@ use super::outbox::Outbox;
 use super::pdu::{Header, NO_TAG, Pdu, at, request, response};
 use super::target::{Offer, Session};
 use super::window::Window;
+use crate::base::purse::{Held, Purse};
 use crate::protocol::scsi::{Completion, Nexus};
 use command::Slot;
 use manage::Managed;

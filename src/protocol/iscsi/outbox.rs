@@ -9,9 +9,9 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::net::TcpStream;
 
-use super::budget::Held;
 use super::inbox::{Digests, digest};
 use super::pdu::Header;
+use crate::base::purse::Held;
 
 /// Slices of one `writev`.
 const SLICES_MAX: usize = 64;

@@ -12,11 +12,10 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// The unit of the budget, in bytes.
-const UNIT_BYTES: usize = 1024;
+use crate::base::purse::{self, Held, Purse};
 
 /// The most that is held at a time.
 #[derive(Clone, Copy, Debug)]
@@ -48,18 +47,11 @@ impl Limits {
     }
 }
 
-/// Bytes that are held, until dropped.
-#[derive(Debug)]
-pub(super) struct Held {
-    _address: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
-}
-
 /// A connection as the budget sees it.
 pub(super) struct Session {
     id: u64,
     pub(super) address: IpAddr,
-    memory: Arc<Semaphore>,
+    purse: Purse,
     /// Calls that are not answered.
     pub(super) busy: AtomicUsize,
     /// When the last call came, milliseconds since the server's start.
@@ -73,7 +65,7 @@ pub(super) struct Session {
 struct Table {
     next: u64,
     sessions: HashMap<u64, Arc<Session>>,
-    addresses: HashMap<IpAddr, (usize, Arc<Semaphore>)>,
+    addresses: HashMap<IpAddr, (usize, Purse)>,
 }
 
 /// See the module.
@@ -89,8 +81,7 @@ pub(super) struct Admitted(pub(super) Arc<Session>);
 
 impl Budget {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
-        let all = Arc::new(Semaphore::new(limits.bytes / UNIT_BYTES));
-        Arc::new(Self { limits, start: Instant::now(), all, table: Mutex::default() })
+        Arc::new(Self { limits, start: Instant::now(), all: purse::all(limits.bytes), table: Mutex::default() })
     }
 
     /// Connections that are open.
@@ -112,15 +103,15 @@ impl Budget {
         } else if table.sessions.len() >= self.limits.connections {
             evict(&mut table, |_| true)?;
         }
-        let bytes = self.limits.bytes_of_address / UNIT_BYTES;
-        let (count, memory) = table.addresses.entry(address).or_insert_with(|| (0, Arc::new(Semaphore::new(bytes))));
+        let bytes_max = self.limits.bytes_of_address;
+        let (count, purse) = table.addresses.entry(address).or_insert_with(|| (0, Purse::new(&self.all, bytes_max)));
         *count += 1;
-        let memory = memory.clone();
+        let purse = purse.clone();
         table.next += 1;
         let session = Arc::new(Session {
             id: table.next,
             address,
-            memory,
+            purse,
             busy: AtomicUsize::new(0),
             active_ms: AtomicU64::new(self.now_ms()),
             evicted: CancellationToken::new(),
@@ -165,11 +156,7 @@ impl Session {
 
     /// Waits until so many bytes may be held.
     pub(super) async fn hold(&self, bytes: usize) -> Option<Held> {
-        let budget = self.budget.upgrade()?;
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).ok()?;
-        let address = self.memory.clone().acquire_many_owned(units).await.ok()?;
-        let all = budget.all.clone().acquire_many_owned(units).await.ok()?;
-        Some(Held { _address: address, _all: all })
+        self.purse.clone().hold(bytes).await
     }
 }
 

@@ -26,11 +26,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::budget::{Admitted, Held, Session};
+use super::budget::{Admitted, Session};
 use super::outbox::Outbox;
 use super::record::{RecordError, Records};
 use super::rpc::Request;
 use super::{Nfs, Record};
+use crate::base::purse::Held;
 
 /// Calls of one connection that wait at a time.
 const CALLS_MAX: usize = 128;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::budget::Held;
+use crate::base::purse::Held;
 
 /// How long a client may take no byte of what waits for it.
 const STALL_MAX: Duration = Duration::from_secs(60);

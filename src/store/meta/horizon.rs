@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::collections::hash_map::{DefaultHasher, HashMap};
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 
 use super::Checkpoint;
 use super::order::Range;
@@ -32,7 +32,7 @@ pub(super) struct Horizon {
 }
 
 /// Hashes of names. Two names of one hash are taken for one: then the database is asked once more.
-type NameSet = HashSet<u64, BuildHasherDefault<DefaultHasher>>;
+type NameSet = HashSet<u64>;
 
 /// The highest ids that a database knows.
 #[derive(Clone, Copy, Debug, Default)]

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::super::budget::Held;
 use super::super::pdu::{FINAL, Header, NO_TAG, Pdu, at, response};
 use super::super::window::COMMANDS_MAX;
 use super::data::Gather;
 use super::{Connection, Done, End};
+use crate::base::purse::Held;
 use crate::protocol::scsi::{Attribute, Cdb, Completion, Moves, Status, Task};
 
 /// Commands under way, with immediate ones.
