@@ -71,7 +71,8 @@ struct Job {
     setbacks: u32,
     error: String,
     saved: Option<(String, u32, Instant)>,
-    suspect: Option<Box<Suspect>>,
+    /// What the last attempt left open, and since when.
+    suspect: Option<(Box<Suspect>, Instant)>,
     key: String,
     progress: Arc<Progress>,
 }
@@ -178,7 +179,7 @@ impl Queue {
         }
         self.insert(subject, since_ns, date);
         if let Some(job) = self.jobs.get_mut(&subject) {
-            job.suspect = suspect;
+            job.suspect = suspect.map(|suspect| (suspect, now));
             job.attempts = trouble.attempts;
             job.saved = (trouble != Trouble { attempts: 0, error: String::new() })
                 .then(|| (trouble.error.clone(), trouble.attempts, now));

@@ -11,6 +11,8 @@ use crate::store::upload::run::{Failure, Suspect};
 const PARKED: Duration = Duration::from_secs(5);
 /// As `PARKED`, where the other has no job.
 const UNPARKED: Duration = Duration::from_millis(250);
+/// A write that was given up may still arrive for so long: what was handed to the network is sent on and on after its connection was closed.
+const STRAGGLER: Duration = Duration::from_secs(60);
 /// The least time between two records of a job's failures.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,9 @@ impl Queue {
         if waits {
             job.parked_on = Some(other);
             self.parked.entry(other).or_default().insert(subject);
+            if self.jobs.get(&other).is_some_and(|job| job.suspect.is_some() && matches!(job.state, State::Due(..))) {
+                self.schedule(other, now);
+            }
             if hurry.is_some() {
                 self.pass_press(subject, other);
                 self.hurry(other, now);
@@ -152,8 +157,8 @@ impl Queue {
         job.backoff = Some(now + self.backoff.wait(job.attempts - 1));
         job.error = failure.text;
         job.hurry = None;
-        if failure.suspect.is_some() {
-            job.suspect = failure.suspect;
+        if let Some(suspect) = failure.suspect {
+            job.suspect = Some((suspect, now));
         }
         let worth = job.attempts >= 3
             && job.saved.as_ref().is_none_or(|(error, attempts, at)| {
@@ -170,7 +175,21 @@ impl Queue {
 
     /// What the subject's last attempt left open.
     pub(in crate::store::upload) fn suspect(&self, subject: u64) -> Option<Box<Suspect>> {
-        self.jobs.get(&subject).and_then(|job| job.suspect.clone())
+        self.jobs.get(&subject).and_then(|job| job.suspect.as_ref()).map(|(suspect, _)| suspect.clone())
+    }
+
+    /// The suspect of a subject is not to be seen, and could still happen: it is looked for once more later, and the job waits for that. Not where
+    /// another job waits for its key: that goes on at once. Whether it waits.
+    pub(in crate::store::upload) fn wait_for_straggler(&mut self, subject: u64, look: Look, now: Instant) -> bool {
+        let until = match self.jobs.get(&subject).and_then(|job| job.suspect.as_ref()) {
+            Some((_, since)) => *since + STRAGGLER,
+            None => now,
+        };
+        if until <= now || self.parked.contains_key(&subject) {
+            return false;
+        }
+        self.wait(subject, look, until);
+        true
     }
 
     /// The suspect of a subject did not happen.
