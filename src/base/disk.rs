@@ -1,7 +1,7 @@
 //! The cache disk as a seam: a flat set of named files that are read, written and flushed by position.
 //!
-//! What lives here: [`Disk`] and [`DiskFile`]; `disk/files.rs` is a directory of the machine, `disk/simulated.rs` is a
-//! disk whose power fails.
+//! What lives here: [`Disk`] and [`DiskFile`]; `disk/files.rs` is a directory of the machine (`disk/pieces.rs` how it is
+//! written), `disk/simulated.rs` is a disk whose power fails.
 //!
 //! What a caller may believe, and all that the simulated disk grants:
 //! - `write_at` that returned is seen by every later `read_at` of this process, and after the process dies.
@@ -11,6 +11,7 @@
 //! - `create` and `remove` are durable when they return (the directory is synced).
 
 pub mod files;
+pub mod pieces;
 pub mod simulated;
 
 use std::io;

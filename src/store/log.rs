@@ -4,7 +4,7 @@
 //! What lives here: [`Log`], its settings and errors. `log/record.rs` is what is appended, and where it is; `log/format.rs` is the layout on disk, byte by byte,
 //! with its version; `log/segment.rs` one segment file; `log/slots.rs` which files are free and for whom; `log/write.rs` the
 //! two heads; `log/commit.rs` the group commit and failed flushes; `log/recover.rs` the start, out of the files that `log/recover/files.rs` finds; `log/read.rs`
-//! reads a record, `log/scan.rs` a segment; `log/usage.rs` says how full the log is; `log/salvage.rs` reads a log without its database. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
+//! reads a record (`log/fetched.rs` has some in memory), `log/scan.rs` a segment; `log/usage.rs` says how full the log is; `log/salvage.rs` reads a log without its database. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
 //!
 //! Invariants:
 //! 1. `append` returned: the records are in the file (`pwrite`), whole; a dead process loses none of them, and the
@@ -40,6 +40,7 @@
 //! 10. A log has a random id, which is in every segment and in the database: the log of another gateway is refused unchanged.
 
 mod commit;
+mod fetched;
 mod format;
 mod read;
 mod record;
@@ -230,7 +231,7 @@ impl Log {
             table,
             redirects: Redirects::default(),
             heads: segment::heads(),
-            fetched: state::fetched(),
+            fetched: fetched::Fetched::default(),
             flushed: Notify::new(),
         };
         let log = Self { shared: Arc::new(shared) };

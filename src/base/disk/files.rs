@@ -13,10 +13,7 @@ use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
-use super::{Disk, DiskFile};
-
-/// The most slices that one `pwritev` takes (`IOV_MAX` on Linux).
-const SLICES_MAX: usize = 1024;
+use super::{Disk, DiskFile, pieces};
 
 /// A directory as a disk.
 #[derive(Debug)]
@@ -114,35 +111,7 @@ impl DiskFile for OpenFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        if let [part] = parts {
-            return self.0.write_all_at(part, offset);
-        }
-        let mut at = offset;
-        for chunk in parts.chunks(SLICES_MAX) {
-            let wanted: usize = chunk.iter().map(|part| part.len()).sum();
-            let mut done = loop {
-                match rustix::io::pwritev(&self.0, chunk, at) {
-                    Ok(written) => break written,
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            };
-            // A short write is rare: finish slice by slice.
-            let mut start = 0;
-            for part in chunk {
-                if done == wanted {
-                    break;
-                }
-                let end = start + part.len();
-                if done < end {
-                    self.0.write_all_at(&part[done - start..], at + done as u64)?;
-                    done = end;
-                }
-                start = end;
-            }
-            at += wanted as u64;
-        }
-        Ok(())
+        pieces::write_all_at(&self.0, parts, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -162,21 +131,23 @@ mod tests {
     fn files_are_created_written_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let disk = FilesDisk::new(dir.path().join("cache")).unwrap();
-        let file = disk.create("a", 8192).unwrap();
+        let file = disk.create("a", 300_000).unwrap();
         assert_eq!(disk.create("a", 1).err().map(|e| e.kind()), Some(io::ErrorKind::AlreadyExists));
         assert_eq!(disk.open("b").err().map(|e| e.kind()), Some(io::ErrorKind::NotFound));
         assert_eq!(disk.open("../a").err().map(|e| e.kind()), Some(io::ErrorKind::InvalidInput));
 
-        let many: Vec<Vec<u8>> = (0..3000).map(|i| vec![i as u8; 2]).collect();
+        // Over many slices, empty ones among them, and over ends of pieces.
+        let many: Vec<Vec<u8>> = (0..3000).map(|i| vec![i as u8; if i == 1500 { 200_000 } else { i % 3 }]).collect();
+        let len_bytes = many.iter().map(Vec::len).sum::<usize>();
         let parts: Vec<IoSlice<'_>> = many.iter().map(|part| IoSlice::new(part)).collect();
         file.write_at(&parts, 100).unwrap();
         file.sync().unwrap();
-        let mut back = vec![0; 6000];
+        let mut back = vec![0; len_bytes];
         disk.open("a").unwrap().read_at(&mut back, 100).unwrap();
         assert_eq!(back, many.concat());
-        assert_eq!(file.read_at(&mut back, 8000).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(file.len_bytes().unwrap(), 8192);
-        assert_eq!(disk.list().unwrap(), [("a".to_owned(), 8192)]);
+        assert_eq!(file.read_at(&mut back, 299_000).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(file.len_bytes().unwrap(), 300_000);
+        assert_eq!(disk.list().unwrap(), [("a".to_owned(), 300_000)]);
         assert!(disk.free_bytes().unwrap() > 0 && disk.blocks());
 
         disk.remove("a").unwrap();

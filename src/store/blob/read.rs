@@ -7,12 +7,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::fetch::{Fetching, Remote};
 use super::plan::{Part, Plan, extend};
 use super::state::{Blob, State};
 use super::{BlobError, BlobStore, FetchError};
+use crate::base::buffers::Buffer;
 use crate::base::id::BlobId;
 use crate::store::log::{BLOCK_BYTES, Location, LogError, Scanned};
 
@@ -193,7 +194,7 @@ impl BlobStore {
                 len <= BUFFER_BYTES_MAX && !matches!(part, Part::Zero(zeros) if *zeros > ZEROS_COPIED_MAX)
             };
             let (group, later) = parts.split_at(1 + rest.iter().take_while(joins).count());
-            let mut buffer = BytesMut::zeroed(group.iter().map(Part::len).sum::<u64>() as usize);
+            let mut buffer = Buffer::zeroed(group.iter().map(Part::len).sum::<u64>() as usize);
             let mut at = 0;
             for part in group {
                 let end = at + part.len() as usize;
@@ -215,9 +216,9 @@ impl BlobStore {
     fn just_fetched(&self, part: &Part) -> Option<Bytes> {
         let Part::Log { range, location, skip_bytes, clean: true } = part else { return None };
         let (start, len) = (*skip_bytes as usize, usize::try_from(range.end - range.start).ok()?);
-        let body = self.log.fetched(*location).filter(|body| start + len <= body.len())?;
+        let bytes = self.log.fetched(*location, start..start + len)?;
         self.heat.touch(*location);
-        Some(body.slice(start..start + len))
+        Some(bytes)
     }
 
     /// The source changed since the plan was made: another plan may do.

@@ -33,7 +33,7 @@ impl ReadAhead {
             return None;
         }
         self.next = range.end;
-        if self.window_bytes > 0 && self.until > range.end + self.window_bytes / 2 {
+        if self.window_bytes > 0 && self.until > range.end + self.window_bytes / 4 * 3 {
             return None;
         }
         self.window_bytes = (self.window_bytes * 2).clamp(WINDOW_MIN_BYTES, WINDOW_MAX_BYTES);

@@ -3,6 +3,8 @@
 //! Invariants: what is not flushed is in memory, and is read from there where a failed flush took it from the file; a body that was just put into the
 //! read head is in memory for a moment too. The place that a caller knows stays good for the life of the process ([`Log::resolve`]).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{Location, Log, LogError};
@@ -24,10 +26,9 @@ impl Log {
         if inner.read_unflushed(location, skip_bytes as usize, buf) { Ok(()) } else { Err(error) }
     }
 
-    /// The body of a record that [`Self::append_fetched`] took just now, while memory still has it: what is fetched ahead is mostly read
-    /// at once, and then needs no disk.
-    pub fn fetched(&self, location: Location) -> Option<Bytes> {
-        self.shared.fetched.get(&location)
+    /// A part of the body of a record that [`Self::append_fetched`] took just now, while memory still has it.
+    pub fn fetched(&self, location: Location, range: Range<usize>) -> Option<Bytes> {
+        self.shared.fetched.read(location, range)
     }
 
     /// Where the record at `location` is now: elsewhere if a flush of its segment failed (invariant 3). Reads do this by themselves.

@@ -6,14 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::base::disk::Disk;
 use crate::base::id::Seq;
+use crate::store::log::fetched::Fetched;
 use crate::store::log::segment::{Heads, Segment};
 use crate::store::log::slots::Slots;
 use crate::store::log::write::{Head, Summed};
@@ -115,20 +114,6 @@ impl Redirects {
     pub fn point_to(&self, slot: u32) -> bool {
         self.any.load(Ordering::Acquire) && self.map.read().values().any(|redirect| redirect.to.slot == slot)
     }
-}
-
-/// Bodies by the place of their record, which names its life: they never change.
-pub type Fetched = moka::sync::Cache<Location, Bytes>;
-
-/// Bodies that are kept in memory, in bytes: twice what is fetched ahead of one reader.
-const FETCHED_BYTES_MAX: u64 = 32 << 20;
-/// And for how long.
-const FETCHED_TIME: Duration = Duration::from_secs(2);
-
-/// No bodies yet.
-pub fn fetched() -> Fetched {
-    let weigh = |_: &Location, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
-    moka::sync::Cache::builder().max_capacity(FETCHED_BYTES_MAX).weigher(weigh).time_to_live(FETCHED_TIME).build()
 }
 
 /// What the handle of the log and its background flushes share.

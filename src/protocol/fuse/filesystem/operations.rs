@@ -9,7 +9,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
@@ -18,6 +17,7 @@ use fuser::{
 };
 
 use super::{Filesystem, negotiate};
+use crate::base::buffers::Buffer;
 use crate::engine::file::{self, Caller, HandleId, Io, Remove, Seek, SetAttr, Target, VfsError};
 use crate::protocol::fuse::answer::{answer, answer_entry, keep, send_data, send_missing, send_xattr};
 use crate::protocol::fuse::convert;
@@ -209,7 +209,7 @@ impl fuser::Filesystem for Filesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let data = Bytes::copy_from_slice(data);
+        let data = Buffer::copied(data).freeze();
         let Ok(size) = u32::try_from(data.len()) else { return reply.error(Errno::EINVAL) };
         // A page of a shared mapping goes where it is mapped, whatever handle the kernel found for it, also one that appends.
         let is_mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);

@@ -4,7 +4,7 @@
 //! synced before its first file. A [`Fresh`] file removes itself unless the index came to name it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use super::LocalError;
 use super::extent::Extents;
 use super::garbage::Garbage;
 use super::index::{Forget, Index, Reserve, Start};
+use crate::base::disk::pieces::write_all_at;
 
 /// Objects leave so much of their disk free, or a fiftieth of it where that is less, in bytes: the index here, and a gateway's database
 /// beside it, go on where objects cannot.
@@ -145,7 +146,7 @@ impl Files {
         let id = self.allocate().await?;
         let path = self.path(id);
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        Ok(Fresh { id, path, file, keep: false })
+        Ok(Fresh { id, path, file, len_bytes: 0, keep: false })
     }
 
     /// Opens a file to read.
@@ -232,6 +233,7 @@ pub struct Fresh {
     id: u64,
     path: PathBuf,
     file: File,
+    len_bytes: u64,
     keep: bool,
 }
 
@@ -243,18 +245,11 @@ impl Fresh {
 
     /// Appends, unless that leaves the disk too little room. Blocks.
     pub fn append(&mut self, pieces: &[Bytes]) -> io::Result<()> {
-        check_room(&self.file, pieces.iter().map(|piece| piece.len() as u64).sum())?;
-        let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let mut slices = &mut slices[..];
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            match self.file.write_vectored(slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut slices, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let len_bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        check_room(&self.file, len_bytes)?;
+        let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        write_all_at(&self.file, &slices, self.len_bytes)?;
+        self.len_bytes += len_bytes;
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use std::ops::Range;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::BucketVersioningStatus;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{S3Store, errors, etag, nanoseconds, quoted, text, version};
+use crate::base::buffers::Buffer;
 use crate::store::object::layer::Kind;
 use crate::store::object::{Attributes, ETag, Head, ObjectError, Outcome};
 
@@ -149,7 +150,7 @@ async fn gather(mut body: ByteStream, expected: u64) -> Result<Bytes, ObjectErro
     if first.len() as u64 == expected {
         return Ok(first);
     }
-    let mut whole = BytesMut::with_capacity(expected.min(BUFFER_BYTES) as usize);
+    let mut whole = Buffer::with_capacity(expected.min(BUFFER_BYTES) as usize);
     whole.extend_from_slice(&first);
     while let Some(piece) = body.next().await {
         whole.extend_from_slice(&piece.map_err(|error| damaged(&error))?);
