@@ -94,7 +94,7 @@ pub struct ShareConfig {
 pub struct FuseConfig {
     /// The mount point.
     pub mount: PathBuf,
-    /// How long the kernel may believe what nobody told it to forget.
+    /// How long the kernel may believe what nobody told it to forget; never longer than the share's `refresh`.
     #[serde(default = "kernel_cache")]
     pub cache: Span,
 }

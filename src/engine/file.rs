@@ -187,6 +187,11 @@ pub trait Vfs: Send + Sync + 'static {
         false
     }
 
+    /// For so long what others change behind the share may go unseen: a front end lets clients keep names and attributes no longer.
+    fn unseen_max(&self) -> Duration {
+        Duration::MAX
+    }
+
     /// A number that is another one once a change of one of these nodes (a directory's names are its own) was told on [`Self::changes`], or of any
     /// where none are named: what a front end keeps is true as long as it stays. It may also be another one without. `None`: keep nothing.
     fn generation(&self, nodes: Option<&[NodeId]>) -> Option<u64> {

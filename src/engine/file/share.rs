@@ -255,6 +255,10 @@ impl Vfs for Share {
         Some(self.changes.generation(nodes))
     }
 
+    fn unseen_max(&self) -> Duration {
+        self.settings().refresh
+    }
+
     fn try_read(&self, _who: &Caller, io: Io, offset: u64, len_bytes: u32) -> Option<Result<Vec<Bytes>, VfsError>> {
         self.read_in_memory(io, offset, len_bytes)
     }

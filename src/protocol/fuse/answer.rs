@@ -129,7 +129,7 @@ macro_rules! answer {
 /// As `answer!` for a call that gives attributes which go out as an entry.
 macro_rules! answer_entry {
     ($self:ident, $operation:literal, ($request:ident, $node:expr), $reply:ident, $vfs:ident => $call:expr) => {{
-        let (cache, root) = ($self.cache, $self.root);
+        let (cache, root) = ($self.cache(), $self.root);
         answer!($self, $operation, ($request, $node), $reply, $vfs => $call, attr => {
             $reply.entry(&cache, &convert::file_attr(&attr, root), Generation(0));
         })

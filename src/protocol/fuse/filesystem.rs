@@ -47,6 +47,11 @@ impl Filesystem {
         Asked { failures: self.failures.clone(), operation, node, uid: request.uid(), pid: request.pid() }
     }
 
+    /// How long the kernel may keep names and attributes from now on.
+    fn cache(&self) -> Duration {
+        self.cache.min(self.vfs.unseen_max())
+    }
+
     fn node(&self, inode: INodeNo) -> NodeId {
         convert::node(inode, self.root)
     }

@@ -42,12 +42,12 @@ impl fuser::Filesystem for Filesystem {
         let _runtime = self.runtime.enter();
         if let Some(answer) = self.vfs.try_lookup(&who, parent, name.as_bytes()) {
             return match answer {
-                Ok(attr) => reply.entry(&self.cache, &convert::file_attr(&attr, self.root), Generation(0)),
+                Ok(attr) => reply.entry(&self.cache(), &convert::file_attr(&attr, self.root), Generation(0)),
                 Err(VfsError::NotFound) => send_missing(reply),
                 Err(error) => reply.error(asked.failed(&error)),
             };
         }
-        let (name, cache, root, vfs) = (name.as_bytes().to_vec(), self.cache, self.root, self.vfs.clone());
+        let (name, cache, root, vfs) = (name.as_bytes().to_vec(), self.cache(), self.root, self.vfs.clone());
         self.runtime.spawn(async move {
             match vfs.lookup(&who, parent, &name).await {
                 Ok(attr) => reply.entry(&cache, &convert::file_attr(&attr, root), Generation(0)),
@@ -63,7 +63,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let (who, node) = (self.caller(request), self.node(inode));
-        let (cache, root) = (self.cache, self.root);
+        let (cache, root) = (self.cache(), self.root);
         let _runtime = self.runtime.enter();
         if let Some(answer) = self.vfs.try_getattr(&who, node) {
             let asked = self.asked("getattr", request, node);
@@ -104,7 +104,7 @@ impl fuser::Filesystem for Filesystem {
             ..SetAttr::default()
         };
         let handle = handle.map(|handle| HandleId(handle.0));
-        let (cache, root) = (self.cache, self.root);
+        let (cache, root) = (self.cache(), self.root);
         answer!(self, "setattr", (request, node), reply, vfs => vfs.setattr(&who, node, handle, &set), attr => {
             reply.attr(&cache, &convert::file_attr(&attr, root));
         });
@@ -279,7 +279,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn readdirplus(&self, request: &Request, inode: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         self.note_listed(inode, offset);
-        let (who, node, root, cache, vfs) = (self.caller(request), self.node(inode), self.root, self.cache, self.vfs.clone());
+        let (who, node, root, cache, vfs) = (self.caller(request), self.node(inode), self.root, self.cache(), self.vfs.clone());
         let asked = self.asked("readdirplus", request, node);
         self.runtime.spawn(async move {
             let mut sink = |entry: file::DirEntry| {
@@ -369,7 +369,7 @@ impl fuser::Filesystem for Filesystem {
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate) {
         let (who, parent, name) = (self.checked_caller(request), self.node(parent), name.as_bytes().to_vec());
         let how = file::OpenHow { create: Some(convert::create(mode)), ..convert::open_how(OpenFlags(flags)) };
-        let (cache, root, kept) = (self.cache, self.root, self.kept.clone());
+        let (cache, root, kept) = (self.cache(), self.root, self.kept.clone());
         answer!(self, "create", (request, parent), reply, vfs => vfs.open(&who, Target::Child(parent, &name), &how), opened => {
             let attr = convert::file_attr(&opened.attr, root);
             let flags = keep(kept.open(attr.ino) || opened.created);
