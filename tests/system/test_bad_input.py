@@ -60,7 +60,7 @@ def test_shares_come_change_and_go_without_a_restart(gateway):
     assert os.path.ismount(gateway.mount)
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

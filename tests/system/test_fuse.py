@@ -178,7 +178,7 @@ def test_a_program_that_runs_is_not_cut(gateway):
     assert program.stat().st_size == 0
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

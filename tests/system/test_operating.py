@@ -21,7 +21,7 @@ import pytest
 from conftest import PROGRAM, REPOSITORY, free_port, sh
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

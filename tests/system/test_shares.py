@@ -13,7 +13,7 @@ from conftest import sh
 from test_limits import far_away  # noqa: F401  (a fixture)
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
