@@ -184,6 +184,15 @@ def gateway(make_gateway):
     return make_gateway().start()
 
 
+def until(condition, seconds=90):
+    """Waits for it: longer than the gateway's own intervals. How many seconds it took."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() < begin + seconds, "did not happen in time"
+        time.sleep(0.1)
+    return time.monotonic() - begin
+
+
 def sh(command, cwd=None, timeout=600, check=True, env=None):
     done = subprocess.run(
         ["bash", "-c", command], cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}

@@ -7,12 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 
 import pytest
 
 import nfs_client
-from conftest import PROGRAM, REPOSITORY, SOAK, free_port, sh
+from conftest import PROGRAM, REPOSITORY, SOAK, free_port, sh, until
 
 
 def test_a_typo_is_told_with_file_line_and_field(make_gateway):
@@ -58,13 +57,6 @@ def test_shares_come_change_and_go_without_a_restart(gateway):
     (shares / "demo.toml").unlink()
     until(lambda: "left alone" in gateway.log.read_text())
     assert os.path.ismount(gateway.mount)
-
-
-def until(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.1)
 
 
 def test_names_that_s3_or_posix_cannot_hold(gateway):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import PROGRAM, REPOSITORY, Gateway, sh
+from conftest import Gateway, PROGRAM, REPOSITORY, sh, until
 
 
 def test_a_tree_goes_in_and_each_file_is_one_object(gateway):
@@ -68,15 +68,6 @@ def names_in(path):
         return []
 
 
-def until(condition, seconds=60):
-    """How many seconds it took."""
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() < begin + seconds, "does not show up"
-        time.sleep(0.1)
-    return time.monotonic() - begin
-
-
 def test_what_others_write_shows_up(make_gateway):
     gateway = make_gateway(share='refresh = "1s"').start()
     assert os.listdir(gateway.mount) == []
@@ -84,9 +75,9 @@ def test_what_others_write_shows_up(make_gateway):
     took_s = []
     for body in ["hello", "hello again", "and again", "hello for good"]:
         client.put_object(Bucket="demo", Key="from/afar.txt", Body=body.encode())
-        took_s.append(until(lambda: text_of(path) == body))
+        took_s.append(until(lambda: text_of(path) == body, 60))
     # The share looks each second, and the kernel asks as often, not after its own ten seconds. A busy machine may be late, but not each time.
     assert min(took_s[1:]) < 5, took_s
     client.delete_object(Bucket="demo", Key="from/afar.txt")
-    until(lambda: text_of(path) is None)
+    until(lambda: text_of(path) is None, 60)
     assert names_in(path.parent) == []

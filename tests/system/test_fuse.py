@@ -10,6 +10,7 @@ import threading
 import time
 
 import nfs_client
+from conftest import until
 from test_limits import far_away  # noqa: F401  (a fixture)
 
 NFS = '\n[nfs]\nsquash = "none"\n'
@@ -176,13 +177,6 @@ def test_a_program_that_runs_is_not_cut(gateway):
         running.wait()
     os.close(os.open(program, os.O_RDONLY | os.O_TRUNC))
     assert program.stat().st_size == 0
-
-
-def until(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.1)
 
 
 def test_a_failed_operation_is_one_line_with_share_node_and_caller(far_away):  # noqa: F811

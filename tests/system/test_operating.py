@@ -18,14 +18,7 @@ import boto3
 import botocore.config
 import pytest
 
-from conftest import PROGRAM, REPOSITORY, free_port, sh
-
-
-def until(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.1)
+from conftest import PROGRAM, REPOSITORY, free_port, sh, until
 
 
 def listens(port):

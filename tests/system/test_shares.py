@@ -9,15 +9,8 @@ import time
 
 import pytest
 
-from conftest import sh
+from conftest import sh, until
 from test_limits import far_away  # noqa: F401  (a fixture)
-
-
-def until(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.1)
 
 
 def test_settings_change_under_an_open_file(make_gateway):

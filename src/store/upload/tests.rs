@@ -1,6 +1,7 @@
 //! The upload engine in a small world; see `world.rs`.
 
 mod faults;
+mod late;
 mod order;
 mod parts;
 mod requests;
