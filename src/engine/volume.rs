@@ -13,6 +13,7 @@
 
 mod file;
 mod ram;
+pub mod segment;
 
 use std::ops::Range;
 
