@@ -12,6 +12,7 @@
 //!   flush: whoever needs to know lets it finish.
 
 mod file;
+pub mod map;
 mod ram;
 pub mod segment;
 

@@ -350,11 +350,11 @@ fn checksum(head: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, &head[HEADER_BYTES..])
 }
 
-fn word32(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn word32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]))
 }
 
-fn word64(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn word64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]))
 }
 
