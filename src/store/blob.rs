@@ -78,6 +78,7 @@ use crate::store::meta::{Meta, MetaError};
 use crate::store::object::ObjectError;
 pub use batch::{Batch, BlobChange};
 pub use freeze::Generation;
+pub use plan::Held;
 
 /// How much blob offset one page of an extent map spans, in bytes. Small in tests, so that a small blob has several.
 pub const PAGE_SPAN_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
@@ -90,6 +91,16 @@ pub trait Layout: Send + Sync + 'static {
     /// # Errors
     /// `Changed` where what `source` pins is no longer there as it was.
     async fn fetch(&self, blob: BlobId, source: &[u8], range: Range<u64>) -> Result<Bytes, FetchError>;
+
+    /// What is fetched at least, aligned, in bytes: a power of two, always the same. Large where a request costs more than the bytes that nobody asked for.
+    fn block_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    /// Whether zeroes that were fetched are remembered as holes, which take no room in the log: for what is mostly empty, as a thin disk is.
+    fn is_thin(&self) -> bool {
+        false
+    }
 }
 
 /// Why bytes could not be fetched.
@@ -377,6 +388,14 @@ impl BlobStore {
     /// `NotFound`, `Meta`.
     pub async fn next_data(&self, blob: BlobId, offset: u64) -> Result<Option<Range<u64>>, BlobError> {
         self.find_data(blob, offset).await
+    }
+
+    /// Where the stretches of a range are, cut at the length: in the log, in S3, nowhere.
+    ///
+    /// # Errors
+    /// `NotFound`, `Meta`.
+    pub async fn stretches(&self, blob: BlobId, range: Range<u64>) -> Result<Vec<(Range<u64>, Held)>, BlobError> {
+        self.find_stretches(blob, range).await
     }
 
     /// Bytes of the blob that occupy the log or S3, for `st_blocks` (holes do not count); about.

@@ -21,8 +21,6 @@ use crate::base::pool::Pool;
 use crate::store::log::{Kind, LogError, Record};
 use crate::store::object::{ObjectError, Outcome};
 
-/// What is fetched at least, aligned, in bytes.
-const BLOCK: u64 = 1 << 20;
 /// What one request fetches at most, in bytes.
 const RUN_BYTES_MAX: u64 = 4 << 20;
 /// What is under way of all owners, in bytes.
@@ -127,31 +125,32 @@ impl BlobStore {
         };
         let mut running = self.fetches.running.lock();
         let mut runs: Vec<Arc<Run>> = Vec::new();
-        let mut at = remote.range.start / BLOCK * BLOCK;
+        let block = layout.1.block_bytes();
+        let mut at = remote.range.start / block * block;
         while at < remote.range.end {
             let run = match self.fetches.find(&running, blob.id, epoch, at) {
                 Some(run) => run,
                 None => {
-                    let end = self.run_end(&running, blob.id, epoch, at, remote);
+                    let end = self.run_end(&running, (blob.id, epoch, at), block, remote);
                     let run = self.spawn_run(blob, remote, at..end, Some(epoch), &layout);
-                    for block in (at..end).step_by(BLOCK as usize) {
-                        running.insert((blob.id, epoch, block), run.clone());
+                    for at in (at..end).step_by(block as usize) {
+                        running.insert((blob.id, epoch, at), run.clone());
                     }
                     run
                 }
             };
-            at = run.range.end.next_multiple_of(BLOCK).max(at + BLOCK);
+            at = run.range.end.next_multiple_of(block).max(at + block);
             runs.push(run);
         }
         Ok(Fetching(runs))
     }
 
     /// How far a run from `start` goes: to the next block that somebody else fetches, at most.
-    fn run_end(&self, running: &HashMap<Key, Arc<Run>>, id: BlobId, epoch: u64, start: u64, remote: &Remote) -> u64 {
-        let wanted = remote.range.end.next_multiple_of(BLOCK).min(start + RUN_BYTES_MAX);
-        let mut end = start + BLOCK;
+    fn run_end(&self, running: &HashMap<Key, Arc<Run>>, (id, epoch, start): Key, block: u64, remote: &Remote) -> u64 {
+        let wanted = remote.range.end.next_multiple_of(block).min(start + RUN_BYTES_MAX);
+        let mut end = start + block;
         while end < wanted && self.fetches.find(running, id, epoch, end).is_none() {
-            end += BLOCK;
+            end += block;
         }
         end.min(remote.limit)
     }
@@ -182,25 +181,27 @@ impl BlobStore {
             let _ = sender.send(Some(result));
             if let (Some(store), Some(epoch)) = (weak.upgrade(), epoch) {
                 if let Some(bytes) = fetched {
-                    store.keep_fetched(&blob, epoch, &this, &bytes).await;
+                    store.keep_fetched(&blob, epoch, &this, &bytes, &*layout).await;
                 }
-                store.end_run(blob.id, epoch, &range);
+                store.end_run((blob.id, epoch), &range, layout.block_bytes());
             }
         });
         run
     }
 
-    fn end_run(&self, id: BlobId, epoch: u64, range: &Range<u64>) {
+    fn end_run(&self, (id, epoch): (BlobId, u64), range: &Range<u64>, block: u64) {
         let mut running = self.fetches.running.lock();
-        for block in range.clone().step_by(BLOCK as usize) {
-            running.remove(&(id, epoch, block));
+        for at in range.clone().step_by(block as usize) {
+            running.remove(&(id, epoch, at));
         }
     }
 
     /// Puts fetched bytes into the log and the map.
-    async fn keep_fetched(&self, blob: &Arc<Blob>, epoch: u64, run: &Arc<Run>, bytes: &Bytes) {
+    async fn keep_fetched(&self, blob: &Arc<Blob>, epoch: u64, run: &Arc<Run>, bytes: &Bytes, layout: &dyn Layout) {
+        let chunk_bytes = self.body_bytes_max as u64;
+        let kept_whole = if layout.is_thin() { layout.block_bytes().min(chunk_bytes) } else { chunk_bytes };
         loop {
-            let missing = match self.try_keep(blob, epoch, &run.range, bytes) {
+            let missing = match self.try_keep((blob, epoch), &run.range, bytes, kept_whole, layout.is_thin()) {
                 Ok(None) => return self.fetches.full.store(false, Ordering::Relaxed),
                 Ok(Some(missing)) => missing,
                 Err(error) => {
@@ -223,7 +224,15 @@ impl BlobStore {
         }
     }
 
-    fn try_keep(&self, blob: &Blob, epoch: u64, range: &Range<u64>, bytes: &Bytes) -> Result<Option<Vec<u64>>, LogError> {
+    /// In records of at most `record_bytes`. `Some`: pages of the map that have to be loaded first.
+    fn try_keep(
+        &self,
+        (blob, epoch): (&Blob, u64),
+        range: &Range<u64>,
+        bytes: &Bytes,
+        record_bytes: u64,
+        is_thin: bool,
+    ) -> Result<Option<Vec<u64>>, LogError> {
         let _barrier = self.barrier.read();
         let mut state = blob.state.lock();
         if state.removed || state.source_epoch != epoch {
@@ -234,9 +243,14 @@ impl BlobStore {
             return Ok(Some(missing));
         }
         for (from, to) in state.remote_gaps(range.clone()) {
-            for part in chunks(from..to, self.body_bytes_max as u64) {
+            for part in chunks(from..to, record_bytes) {
                 let start = (part.start - range.start) as usize;
                 let len = part.end - part.start;
+                let body = bytes.slice(start..start + len as usize);
+                if is_thin && body.iter().all(|byte| *byte == 0) {
+                    self.change(blob.id, &mut state, |state, delta| state.put_fetched_zeros(part.clone(), delta));
+                    continue;
+                }
                 let record = Record {
                     kind: Kind::Data,
                     seq: Some(state.row().clean_through.max(Seq(1))),
@@ -245,7 +259,7 @@ impl BlobStore {
                     offset: part.start,
                     len,
                     time_ns: 0,
-                    body: bytes.slice(start..start + len as usize),
+                    body,
                 };
                 let location = self.log.append_fetched(&record)?;
                 self.change(blob.id, &mut state, |state, delta| state.put_fetched(part.clone(), location, part.start, delta));

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::plan::Held;
 use super::state::{Blob, State};
 use super::{BlobError, BlobStore};
 use crate::base::id::{BlobId, Seq};
@@ -39,6 +40,15 @@ impl Generation {
         let range = range.start.min(self.len_bytes)..range.end.min(self.len_bytes);
         let plan = |state: &mut State| state.plan_frozen(self.id, range.clone());
         self.store.read_planned(&self.blob, plan).await
+    }
+
+    /// Where the stretches of a range are, cut at the length.
+    ///
+    /// # Errors
+    /// `Meta`.
+    pub async fn stretches(&self, range: Range<u64>) -> Result<Vec<(Range<u64>, Held)>, BlobError> {
+        let range = range.start.min(self.len_bytes)..range.end.min(self.len_bytes);
+        self.store.stretches_planned(&self.blob, range.start, |state| state.plan_frozen(self.id, range.clone())).await
     }
 
     /// The ranges, ordered and merged, that differ from what `source` has: dirty bytes, holes, and what lies past the remote

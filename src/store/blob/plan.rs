@@ -35,6 +35,36 @@ impl Part {
     }
 }
 
+/// Where a stretch of a blob is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// In the log.
+    Here,
+    /// Nowhere: it is zeros.
+    Zeros,
+    /// In S3.
+    Remote,
+}
+
+/// Where the stretches of a range are that begins at `at`; neighbours of the same kind are one.
+pub fn stretches(mut at: u64, parts: &[Part]) -> Vec<(Range<u64>, Held)> {
+    let mut stretches: Vec<(Range<u64>, Held)> = Vec::new();
+    for part in parts {
+        let held = match part {
+            Part::Log { .. } => Held::Here,
+            Part::Zero(_) => Held::Zeros,
+            Part::Remote(_) => Held::Remote,
+        };
+        let end = at + part.len();
+        match stretches.last_mut() {
+            Some((last, kind)) if *kind == held => last.end = end,
+            _ => stretches.push((at..end, held)),
+        }
+        at = end;
+    }
+    stretches
+}
+
 /// What reads a range, or the pages that have to be loaded first.
 pub type Plan = Result<Vec<Part>, Vec<u64>>;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::fetch::{Fetching, Remote};
-use super::plan::{Part, Plan, extend};
+use super::plan::{Held, Part, Plan, extend, stretches};
 use super::state::{Blob, State};
 use super::{BlobError, BlobStore, FetchError};
 use crate::base::buffers::Buffer;
@@ -32,6 +32,8 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 enum Failed {
     /// Something moved: make another.
     Stale(BlobError),
+    /// A clean record was damaged and is dropped: make another, however often, since each time there is one less.
+    Dropped,
     /// This is how it is.
     Final(BlobError),
 }
@@ -117,6 +119,30 @@ impl BlobStore {
         Some(Ok(out))
     }
 
+    /// Plans, and says where the stretches are.
+    pub(super) async fn stretches_planned(
+        &self,
+        blob: &Arc<Blob>,
+        at: u64,
+        plan: impl Fn(&State) -> Plan,
+    ) -> Result<Vec<(Range<u64>, Held)>, BlobError> {
+        loop {
+            let planned = plan(&blob.state.lock());
+            match planned {
+                Ok(parts) => return Ok(stretches(at, &parts)),
+                Err(missing) => self.load_pages(blob, &missing).await?,
+            }
+        }
+    }
+
+    /// See [`BlobStore::stretches`].
+    pub(super) async fn find_stretches(&self, id: BlobId, range: Range<u64>) -> Result<Vec<(Range<u64>, Held)>, BlobError> {
+        let blob = self.blob(id).await?;
+        let len = blob.state.lock().row().len_bytes;
+        let range = range.start.min(len)..range.end.min(len);
+        self.stretches_planned(&blob, range.start, |state| state.plan(range.clone())).await
+    }
+
     /// Plans and reads, again where something moved in between.
     pub(super) async fn read_planned(
         &self,
@@ -136,6 +162,7 @@ impl BlobStore {
             match self.run(blob, parts).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Dropped) => {}
                 Err(Failed::Stale(error)) => {
                     failures += 1;
                     if failures >= PLANS_MAX {
@@ -243,7 +270,7 @@ impl BlobStore {
             if self.log.segments().iter().any(|info| (info.slot, info.life) == (location.slot, location.life)) {
                 tracing::warn!(blob = blob.id.0, ?range, %error, "cached bytes are damaged; they are fetched again");
             }
-            return Failed::Stale(error.into());
+            return Failed::Dropped;
         }
         let is_there = state.extents_in(range.clone()).any(|extent| extent.location() == Some(location))
             || state.generations.iter().any(|frozen| !frozen.kept.at(range.clone(), location).is_empty());

@@ -21,6 +21,15 @@ impl State {
         }
     }
 
+    /// Fetched bytes of a range are zeros: known, without a record.
+    pub fn put_fetched_zeros(&mut self, range: Range<u64>, delta: &mut Delta) {
+        let seq = self.row.clean_through;
+        for (from, to) in self.remote_gaps(range) {
+            self.put(from..to, seq, Place::Hole, delta);
+            self.allocated_bytes = self.allocated_bytes.saturating_sub(to - from);
+        }
+    }
+
     /// The gaps of a range that are bytes in S3.
     pub fn remote_gaps(&self, range: Range<u64>) -> Vec<(u64, u64)> {
         let end = range.end.min(self.row.remote_len_bytes);

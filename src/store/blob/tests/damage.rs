@@ -40,6 +40,23 @@ async fn damaged_clean_bytes_are_fetched_again() {
     store.test_accounts().await;
 }
 
+/// A power loss takes a segment of the read head whole, and a read may need all of its records.
+#[tokio::test(start_paused = true)]
+async fn many_damaged_records_of_one_read_are_fetched_again() {
+    let world = World::new(12, 1);
+    let store = world.open().await;
+    let id = store.test_create().await;
+    let parts: Vec<_> = (0..20).map(|part| bytes(part + 1, 2_000)).collect();
+    for (part, data) in parts.iter().enumerate() {
+        store.write(id, part as u64 * 2_000, data.clone(), Patience::Default).await.unwrap();
+    }
+    upload(&store, &world, id).await;
+    for data in &parts {
+        assert_eq!(flip(&world, &data[1_000..1_016]), 1);
+    }
+    assert_eq!(store.test_read(id).await.unwrap(), parts.concat());
+}
+
 #[tokio::test(start_paused = true)]
 async fn damaged_dirty_bytes_are_told_and_the_rest_stays_readable() {
     let world = World::new(12, 1);
