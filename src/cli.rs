@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! What lives here: the commands and their arguments; `cli/serve.rs` runs a gateway, `cli/listen.rs` its listeners, `cli/s3.rs` the embedded endpoint alone, `cli/check.rs`
-//! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/show.rs` shows what it answers; `cli/out.rs` is standard output.
+//! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/volume.rs` about volumes, `cli/show.rs` shows what it answers; `cli/out.rs` is standard output.
 //!
 //! Invariant: what goes wrong is one line on standard error that names the thing and the remedy; the exit code says which kind it was.
 
@@ -14,6 +14,7 @@ mod salvage;
 mod serve;
 mod show;
 mod stop;
+mod volume;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -70,6 +71,9 @@ enum Command {
     /// The upload queue of a running gateway.
     #[command(subcommand)]
     Upload(UploadCommand),
+    /// Disks, served by iSCSI.
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// Run the embedded S3 endpoint alone.
     S3(S3Args),
 }
@@ -179,6 +183,7 @@ async fn run(line: CommandLine) -> Exit {
         Command::Share(command) => ask::share(&config, command).await,
         Command::Status(args) => ask::status(&config, &args).await,
         Command::Upload(UploadCommand::Wait { share, timeout }) => ask::wait(&config, share, timeout).await,
+        Command::Volume(command) => volume::run(&config, command).await,
         Command::S3(_) => Exit::Usage,
     }
 }

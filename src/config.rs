@@ -12,6 +12,7 @@ mod nfs;
 mod parse;
 mod share;
 mod value;
+mod volumes;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use nfs::{NfsConfig, NfsShareConfig};
 pub use share::{NamedShare, ShareConfig, share_name};
 pub use value::{Size, Span};
+pub use volumes::{IscsiConfig, VolumesConfig};
 
 /// A mistake in a file, as an operator needs it: where, which field, what is wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,10 @@ pub struct Config {
     pub admin: AdminConfig,
     /// NFS, for all shares.
     pub nfs: NfsConfig,
+    /// Disks.
+    pub volumes: VolumesConfig,
+    /// Where disks are served.
+    pub iscsi: IscsiConfig,
     /// Uploads of all shares.
     pub upload: UploadConfig,
     /// The file that this was read from; `tidegate.toml` where there was none.
@@ -86,6 +92,8 @@ impl Default for Config {
             embedded: EmbeddedConfig::default(),
             admin: AdminConfig::default(),
             nfs: NfsConfig::default(),
+            volumes: VolumesConfig::default(),
+            iscsi: IscsiConfig::default(),
             upload: UploadConfig::default(),
             file: "tidegate.toml".into(),
         }
@@ -283,6 +291,11 @@ impl Config {
             result.map_err(|(field, reason)| (format!("{section}.{field}"), reason))
         };
         own("s3", self.s3.check())?;
+        own("volumes", self.volumes.check())?;
+        own("iscsi", self.iscsi.check())?;
+        if let Some(s3) = &self.volumes.s3 {
+            own("volumes.s3", s3.check())?;
+        }
         let fail = |field: &str, reason: &str| Err((field.to_owned(), reason.to_owned()));
         if self.data_dir.as_os_str().is_empty() {
             return fail("data_dir", "must not be empty");
@@ -316,6 +329,9 @@ impl Config {
         self.shares_dir = base.join(&self.shares_dir);
         self.cache.dir = Some(self.cache.dir.map_or_else(|| self.data_dir.join("cache"), |dir| base.join(dir)));
         self.s3.credentials_file = self.s3.credentials_file.map(|file| base.join(file));
+        if let Some(s3) = &mut self.volumes.s3 {
+            s3.credentials_file = s3.credentials_file.take().map(|file| base.join(file));
+        }
         self
     }
 

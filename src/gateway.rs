@@ -2,14 +2,14 @@
 //!
 //! What lives here: [`Gateway`] and its start and end; `gateway/buckets.rs` puts a bucket's store together, `gateway/shares.rs` opens, closes
 //! and reloads shares, `gateway/portions.rs` divides the cache, `gateway/watch.rs` notices changed files, `gateway/mend.rs` tries again
-//! what failed, `gateway/disk.rs` watches the database's disk, `gateway/notices.rs` keeps what an operator should know, `gateway/control.rs`
+//! what failed, `gateway/disk.rs` watches the database's disk, `gateway/notices.rs` keeps what an operator should know, `gateway/volumes.rs` has the disks, `gateway/control.rs`
 //! answers the admin address.
 //!
 //! Invariants:
 //! - What can run runs: a share, an endpoint or a mount that fails is told in one line, shown in `status`, tried again, and holds up
 //!   nothing else. Only the data directory, the database and the cache can keep a gateway from starting.
 //! - One gateway per data directory: it is locked.
-//! - A share is closed in this order: mount and export, uploads, share; the gateway: NFS, shares, uploader, blobs (which syncs), endpoint.
+//! - A share is closed in this order: mount and export, uploads, share; the gateway: NFS and iSCSI, shares, uploader, blobs (which syncs), endpoint.
 
 mod buckets;
 mod control;
@@ -19,14 +19,15 @@ mod network;
 pub mod notices;
 mod portions;
 mod shares;
+mod volumes;
 pub mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -37,6 +38,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::base::disk::files::FilesDisk;
 use crate::base::id::OwnerId;
 use crate::config::{Config, Endpoint, Size};
+use crate::protocol::iscsi::Iscsi;
 use crate::protocol::nfs::Nfs;
 use crate::protocol::s3::{self, credentials};
 use crate::store::blob::{self, Batch, BlobStore};
@@ -77,6 +79,8 @@ pub enum StartError {
 
 /// A gateway that runs.
 pub struct Gateway {
+    /// For tasks that must not keep it alive, and for what it starts itself.
+    weak: Weak<Self>,
     config: Config,
     id: String,
     clock: Arc<dyn Clock>,
@@ -87,6 +91,8 @@ pub struct Gateway {
     /// Told when it is opened.
     embedded_used: Notify,
     nfs: Arc<Nfs>,
+    iscsi: Arc<Iscsi>,
+    volumes: volumes::Volumes,
     /// All of the cache, of which shares have portions, in bytes.
     cache_bytes: u64,
     /// What a share is guaranteed of it where its file says nothing, in bytes.
@@ -123,7 +129,9 @@ impl Gateway {
         let id = gateway_id(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let nfs_key = network::nfs_key(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let uploader = Uploader::start(blobs.clone(), upload_settings(&config));
-        let gateway = Self {
+        let nfs = Nfs::new(&nfs_key, Some(&data.join("nfs"))).map_err(|error| StartError::Directory(data.join("nfs"), error))?;
+        let gateway = Arc::new_cyclic(|weak: &Weak<Self>| Self {
+            weak: weak.clone(),
             config,
             id,
             clock,
@@ -131,7 +139,9 @@ impl Gateway {
             uploader,
             embedded: OnceCell::new(),
             embedded_used: Notify::new(),
-            nfs: Nfs::new(&nfs_key, Some(&data.join("nfs"))).map_err(|error| StartError::Directory(data.join("nfs"), error))?,
+            nfs,
+            iscsi: Iscsi::new(),
+            volumes: volumes::Volumes::default(),
             cache_bytes,
             default_guarantee: AtomicU64::new(0),
             metrics,
@@ -140,13 +150,13 @@ impl Gateway {
             notices: Notices::default(),
             stop: CancellationToken::new(),
             _lock: lock,
-        };
+        });
         gateway.tell_damage(&report.damage);
         if gateway.config.s3.kind() == Endpoint::Embedded {
             // Where that fails it is a notice, and tried again.
             let _ = gateway.open_embedded().await;
         }
-        Ok(Arc::new(gateway))
+        Ok(gateway)
     }
 
     /// The configuration in force.
@@ -222,7 +232,7 @@ impl Gateway {
     pub async fn drain(&self) -> Result<(), blob::BlobError> {
         self.stop.cancel();
         let _guard = self.reloading.lock().await;
-        self.nfs.drain().await;
+        futures_util::future::join(self.nfs.drain(), self.iscsi.drain()).await;
         let running: Vec<_> = std::mem::take(&mut *self.shares.lock()).into_values().collect();
         for share in running {
             share.close().await;

@@ -39,10 +39,12 @@ pub(super) async fn run(config: Config) -> Exit {
     gateway.reload().await;
     // After the shares: a client's handle of one that is not there yet would be stale.
     let nfs = serve_nfs(&gateway, &servers).await;
+    gateway.open_volumes().await;
+    let iscsi = serve_iscsi(&gateway, &servers).await;
     servers.tasks.spawn(watch::run(gateway.clone()));
     servers.tasks.spawn(mend::run(gateway.clone()));
     servers.tasks.spawn(disk::run(gateway.clone()));
-    announce(&gateway, admin, endpoint, &nfs).await;
+    announce(&gateway, admin, endpoint, &nfs, &iscsi).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
     signals.asked().await;
@@ -114,6 +116,37 @@ async fn serve_nfs(gateway: &Arc<Gateway>, servers: &Servers) -> Vec<SocketAddr>
     served
 }
 
+/// Listens wherever iSCSI is to be served, as soon as there is something to serve; the addresses that could be had at once.
+async fn serve_iscsi(gateway: &Arc<Gateway>, servers: &Servers) -> Vec<SocketAddr> {
+    if !gateway.status().await.volumes.is_empty() {
+        return listen_iscsi(gateway, servers).await;
+    }
+    let (gateway, again) = (gateway.clone(), servers.clone());
+    servers.tasks.spawn(async move {
+        tokio::select! {
+            () = again.stop.cancelled() => {}
+            () = gateway.iscsi_used() => {
+                let served = listen_iscsi(&gateway, &again).await;
+                tracing::info!(?served, "volumes are served by iSCSI from now on");
+            }
+        }
+    });
+    Vec::new()
+}
+
+async fn listen_iscsi(gateway: &Arc<Gateway>, servers: &Servers) -> Vec<SocketAddr> {
+    let mut served = Vec::new();
+    for address in gateway.config().iscsi.listen.clone() {
+        let iscsi = gateway.iscsi().clone();
+        let run = move |listener: TcpListener| {
+            let iscsi = iscsi.clone();
+            async move { iscsi.serve(listener).await }
+        };
+        served.extend(listen::serve(gateway, servers, "iSCSI ([iscsi] listen)", vec![address], run).await);
+    }
+    served
+}
+
 /// How Linux mounts a share, without rpcbind.
 fn mount_command(address: SocketAddr, share: &str) -> String {
     let (host, port) = (address.ip(), address.port());
@@ -121,7 +154,13 @@ fn mount_command(address: SocketAddr, share: &str) -> String {
 }
 
 /// Says what is served, and the exact command for each.
-async fn announce(gateway: &Gateway, admin: Option<SocketAddr>, endpoint: Option<SocketAddr>, nfs: &[SocketAddr]) {
+async fn announce(
+    gateway: &Gateway,
+    admin: Option<SocketAddr>,
+    endpoint: Option<SocketAddr>,
+    nfs: &[SocketAddr],
+    iscsi: &[SocketAddr],
+) {
     let mut lines = vec![format!("tidegate {} is running", env!("CARGO_PKG_VERSION"))];
     if let Some(address) = endpoint {
         let file = gateway.config().data_dir.join("s3/credentials");
@@ -132,7 +171,14 @@ async fn announce(gateway: &Gateway, admin: Option<SocketAddr>, endpoint: Option
     if let Some(address) = admin {
         lines.push(format!("  admin    http://{address}/metrics   tidegate status"));
     }
-    for share in gateway.status().await.shares {
+    let status = gateway.status().await;
+    for volume in &status.volumes {
+        lines.push(format!("  volume   {:<12} {}", volume.name, volume.target));
+        if let Some(address) = iscsi.first() {
+            lines.push(format!("           iscsiadm -m discovery -t sendtargets -p {address} --login"));
+        }
+    }
+    for share in status.shares {
         lines.push(format!("  share    {:<12} s3://{}/{}", share.name, share.bucket, share.prefix));
         if !share.mount.is_empty() {
             lines.push(format!("           files   {}", share.mount));

@@ -1,5 +1,7 @@
 //! Shows what a gateway answered, for people and as JSON.
 
+mod volumes;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Exit {
         Err(error) => fail(Exit::Failed, &error.to_string()),
     }
 }
+
+pub(super) use volumes::{inspection, snapshots, volume, volumes};
 
 pub(super) fn shares(status: &Status) -> Exit {
     out::print(&table(status))
@@ -66,6 +70,10 @@ pub(super) fn status(status: &Status) -> Exit {
     if status.uploads_total > 0 {
         lines.push(format!("\nuploads: {}", status.uploads_total));
         lines.extend(status.uploads.iter().take(UPLOADS_SHOWN).map(|upload| format!("  {}", line(upload))));
+    }
+    if !status.volumes.is_empty() {
+        lines.push(String::new());
+        lines.extend(volumes::table(&status.volumes));
     }
     let nfs = &status.nfs;
     if nfs.connections > 0 || !nfs.mounts.is_empty() {

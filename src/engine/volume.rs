@@ -1,7 +1,11 @@
 //! Volumes: arrays of blocks that are served as disks.
 //!
-//! What lives here: [`BlockDevice`], the seam between a disk's protocol and its bytes, [`DeviceError`], and two devices that need no gateway:
-//! `volume/ram.rs` (memory) and `volume/file.rs` (an image file).
+//! What lives here: [`BlockDevice`], the seam between a disk's protocol and its bytes, [`DeviceError`]; two devices that need no gateway, `volume/ram.rs`
+//! (memory) and `volume/file.rs` (an image file); and [`CachedVolume`] (`volume/cached.rs`), whose bytes are in the log while they are new, and in S3.
+//!
+//! In S3 a volume is history: segments of what was written, and a map of where each byte was written last. `volume/names.rs` says what the objects are called,
+//! `volume/manifest.rs` which of them are the volume, `volume/segment.rs`, `volume/map.rs` and `volume/checkpoint.rs` what is in them, byte by byte;
+//! `volume/batch.rs` makes them, `volume/remote.rs` reads by them, `volume/offline.rs` does so without a gateway. `volume/local.rs` is what a gateway keeps.
 //!
 //! A device behaves like a disk with a volatile write cache:
 //! - A write that returned is seen by every read that begins afterwards. It survives power loss when it was [`Stability::Durable`], or when a
@@ -11,17 +15,30 @@
 //! - A future that is dropped before it is done may or may not have had its effect, and may still have it until the device is asked to
 //!   flush: whoever needs to know lets it finish.
 
+mod batch;
+mod cached;
+mod checkpoint;
 mod file;
-pub mod map;
+mod local;
+mod manifest;
+mod map;
+mod names;
+mod offline;
 mod ram;
-pub mod segment;
+mod remote;
+mod segment;
 
 use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use cached::{AttachError, CachedVolume, Create, Home, Settings, SnapshotError};
 pub use file::FileDisk;
+pub use local::{Snapshot, SnapshotStatus};
+pub use manifest::Manifest;
+pub use names::VolumeId;
+pub use offline::{Inspection, Offline};
 pub use ram::RamDisk;
 
 /// What a device is, now: it may grow.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::config::{Endpoint, S3Config, ShareConfig};
+use crate::config::{Endpoint, S3Config};
 use crate::store::object::layer::{self, stack};
 use crate::store::object::local::Bucket;
 use crate::store::object::probe;
@@ -25,9 +25,26 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// The least time between two looks.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 
-/// The bucket's store, ready for a share; `Err` is a sentence for the operator.
-pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig) -> Result<SharedStore, String> {
-    let config = share.s3(&gateway.config);
+/// A bucket that is wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Who wants it, in words for an operator and as notices have it: `share "photos"`, `[volumes]`.
+    pub who: &'a str,
+    /// The name that notices have it under.
+    pub name: &'a str,
+    /// The bucket.
+    pub bucket: &'a str,
+    /// Before all keys.
+    pub prefix: &'a str,
+    /// Where.
+    pub s3: &'a S3Config,
+    /// See the share's setting.
+    pub requester_pays: bool,
+}
+
+/// The bucket's store, ready for use; `Err` is a sentence for the operator.
+pub(super) async fn open(gateway: &Arc<Gateway>, wanted: Wanted<'_>) -> Result<SharedStore, String> {
+    let Wanted { bucket, s3: config, .. } = wanted;
     let settings = layer::Settings {
         limit: limit::Settings {
             concurrency: config.concurrency,
@@ -38,13 +55,13 @@ pub(super) async fn open(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig
     };
     if config.kind() == Endpoint::Embedded {
         let local = gateway.open_embedded().await?;
-        local.ensure_bucket(&share.bucket).await.map_err(|error| format!("bucket \"{}\": {error}", share.bucket))?;
-        return Ok(stack(Arc::new(Bucket::new(local, &share.bucket)), &share.bucket, &settings, None).store);
+        local.ensure_bucket(bucket).await.map_err(|error| format!("bucket \"{bucket}\": {error}"))?;
+        return Ok(stack(Arc::new(Bucket::new(local, bucket)), bucket, &settings, None).store);
     }
     let endpoint = s3::Endpoint::connect(&s3_settings(config)).await.map_err(|error| format!("[s3]: {error}"))?;
-    let bare = endpoint.bucket(&share.bucket, share.requester_pays);
-    look(gateway, name, share, &bare).await;
-    Ok(stack(bare, &share.bucket, &settings, None).store)
+    let bare = endpoint.bucket(bucket, wanted.requester_pays);
+    look(gateway, wanted, &bare).await;
+    Ok(stack(bare, bucket, &settings, None).store)
 }
 
 fn s3_settings(config: &S3Config) -> s3::Settings {
@@ -65,10 +82,11 @@ fn s3_settings(config: &S3Config) -> s3::Settings {
 }
 
 /// Finds out what the endpoint does; where it does not answer in time, goes on looking in the background.
-async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &Arc<S3Store>) {
+async fn look(gateway: &Arc<Gateway>, wanted: Wanted<'_>, store: &Arc<S3Store>) {
     // A store that nobody uses any more is not asked any more.
     let store = Arc::downgrade(store);
-    let (name, prefix, bucket, gateway) = (name.to_owned(), share.prefix.clone(), share.bucket.clone(), gateway.clone());
+    let (who, name, gateway) = (wanted.who.to_owned(), wanted.name.to_owned(), gateway.clone());
+    let (prefix, bucket) = (wanted.prefix.to_owned(), wanted.bucket.to_owned());
     let (decided, first) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let mut undecided = Some(decided);
@@ -91,12 +109,12 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
                     if lacks.is_empty() {
                         gateway.mended(&About::Lacks(name));
                     } else {
-                        gateway.notice(About::Lacks(name.clone()), format!("share \"{name}\": {lacks}"));
+                        gateway.notice(About::Lacks(name.clone()), format!("{who}: {lacks}"));
                     }
                     return;
                 }
                 Err(error) => {
-                    gateway.notice(About::Endpoint(name.clone()), explain(&name, &bucket, &error));
+                    gateway.notice(About::Endpoint(name.clone()), explain(&who, &bucket, &error));
                     undecided = undecided.filter(|_| error.is_transient());
                     asked.unknown(error);
                 }
@@ -118,11 +136,11 @@ async fn look(gateway: &Arc<Gateway>, name: &str, share: &ShareConfig, store: &A
     let _ = tokio::time::timeout(FIRST_LOOK, first).await;
 }
 
-fn explain(name: &str, bucket: &str, error: &ObjectError) -> String {
+fn explain(who: &str, bucket: &str, error: &ObjectError) -> String {
     let remedy = match error {
-        ObjectError::NoSuchBucket(_) => "create it, or correct `bucket` in the share's file",
+        ObjectError::NoSuchBucket(_) => "create it, or correct the configuration's `bucket`",
         ObjectError::Denied(_) | ObjectError::Credentials(_) => "check the credentials and the bucket's policy",
-        _ => "the share serves what is cached, keeps what is written, and goes on trying",
+        _ => "what is cached is served, what is written is kept, and it is tried again",
     };
-    format!("share \"{name}\": bucket \"{bucket}\": {error}; {remedy}")
+    format!("{who}: bucket \"{bucket}\": {error}; {remedy}")
 }

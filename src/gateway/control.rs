@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::Gateway;
 use super::shares::Running;
 use crate::base::id::OwnerId;
+use crate::protocol::admin::volumes::{VolumeAnswer, VolumeCommand};
 use crate::protocol::admin::{CacheStatus, Control, ShareStatus, Status, UploadStatus};
 use crate::store::upload::JobStatus;
 
@@ -139,6 +140,7 @@ impl Control for Gateway {
             },
             notices: self.all_notices(),
             nfs: self.nfs_status(),
+            volumes: self.volume_statuses(),
             ..Status::default()
         };
         for (name, part) in parts {
@@ -166,7 +168,14 @@ impl Control for Gateway {
             running.iter().filter(|(name, _)| wanted(name)).filter_map(|(_, running)| running.share.clone()).collect()
         };
         let all = futures_util::future::join_all(shares.iter().map(|share| share.drain(limit)));
-        Ok(all.await.into_iter().all(|drained| drained))
+        let volumes = async { share.is_some() || self.drain_volumes(limit).await };
+        let (shares, volumes) = futures_util::future::join(all, volumes).await;
+        Ok(volumes && shares.into_iter().all(|drained| drained))
+    }
+
+    async fn volume(&self, command: VolumeCommand) -> Result<VolumeAnswer, String> {
+        let gateway = self.weak.upgrade().ok_or("the gateway is ending")?;
+        gateway.command_volume(command).await
     }
 
     fn metrics(&self) -> String {

@@ -20,7 +20,7 @@ use crate::store::blob::Portion;
 
 use super::mend::Backoff;
 use super::notices::About;
-use super::{Gateway, buckets, portions};
+use super::{Gateway, buckets, portions, volumes};
 
 /// The front end number of FUSE mounts.
 const FUSE_ORIGIN: Origin = Origin(1);
@@ -99,7 +99,7 @@ impl Gateway {
                 Err(error) => self.refuse(&name, &error),
             }
         }
-        self.notices.keep_shares(|name| names.contains(name));
+        self.notices.keep_shares(|name| names.contains(name) || name == volumes::NAME);
     }
 
     fn refuse(&self, name: &str, error: &ConfigError) {
@@ -262,10 +262,13 @@ impl Gateway {
             error => error.to_string(),
         };
         check_place(name, &settings, &self.blobs).await.map_err(explain)?;
+        let who = format!("share \"{name}\"");
+        let (bucket, prefix, requester_pays) = (&config.bucket, &config.prefix, config.requester_pays);
+        let wanted = buckets::Wanted { who: &who, name, bucket, prefix, s3: config.s3(&self.config), requester_pays };
         let parts = Parts {
             blobs: self.blobs.clone(),
             uploader: self.uploader.clone(),
-            bucket: buckets::open(self, name, config).await?,
+            bucket: buckets::open(self, wanted).await?,
             gateway: self.id.clone(),
             portion: self.portion(config),
         };

@@ -1,11 +1,12 @@
 //! The admin address: `/healthz`, `/metrics` and what the command line asks a running gateway.
 //!
-//! What lives here: [`serve`], the seam [`Control`] that the gateway implements, the answers as JSON ([`Status`] and its parts), and in
+//! What lives here: [`serve`], the seam [`Control`] that the gateway implements, the answers as JSON ([`Status`] and its parts), `admin/volumes.rs` (what is said of volumes), and in
 //! `admin/client.rs` the command line's side of it. No state of its own.
 //!
 //! Invariants: listens on loopback unless the operator says otherwise (there is no authentication yet); no answer carries a secret.
 
 pub mod client;
+pub mod volumes;
 
 use std::io;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use volumes::{VolumeAnswer, VolumeCommand, VolumeStatus};
 
 /// What the admin address may ask of the gateway. `Err` is a sentence for the operator.
 #[async_trait]
@@ -32,6 +34,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Returns when all that was written to `share` (`None`: to all) before the call is in S3; `Ok(false)` after `limit`.
     async fn wait_for_uploads(&self, share: Option<&str>, limit: Option<Duration>) -> Result<bool, String>;
+
+    /// Does something with volumes.
+    async fn volume(&self, command: VolumeCommand) -> Result<VolumeAnswer, String>;
 
     /// Prometheus' text format.
     fn metrics(&self) -> String;
@@ -55,6 +60,9 @@ pub struct Status {
     /// NFS.
     #[serde(default)]
     pub nfs: NfsStatus,
+    /// Its volumes, by name.
+    #[serde(default)]
+    pub volumes: Vec<VolumeStatus>,
     /// What an operator should know: damage, what an endpoint lacks, a configuration that was refused. Each goes when it is mended.
     pub notices: Vec<String>,
 }
@@ -176,6 +184,7 @@ pub async fn serve(listener: TcpListener, control: Arc<dyn Control>, stop: Cance
         .route("/v1/status", get(status))
         .route("/v1/shares/{share}/refresh", post(refresh))
         .route("/v1/uploads/wait", post(wait))
+        .route("/v1/volumes", post(volume))
         .with_state(control);
     axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
 }
@@ -213,6 +222,10 @@ async fn wait(State(control): State<Arc<dyn Control>>, Query(query): Query<WaitQ
     let limit = query.limit_ms.map(Duration::from_millis);
     let waited = control.wait_for_uploads(query.share.as_deref(), limit).await;
     answer(waited.map(|uploaded| Json(Waited { uploaded }).into_response()))
+}
+
+async fn volume(State(control): State<Arc<dyn Control>>, Json(command): Json<VolumeCommand>) -> Response {
+    answer(control.volume(command).await.map(|answer| Json(answer).into_response()))
 }
 
 fn answer(result: Result<Response, String>) -> Response {

@@ -35,7 +35,7 @@ class Gateway:
     def __init__(self, root, config="", share="", shares=None, nfs=None, prefix=(), view=""):
         """`nfs`: [nfs] of the gateway; `prefix`: words before the program's, as of nsenter; `view`: where its mounts are seen, if not from here."""
         self.root = pathlib.Path(root)
-        self.s3_port, self.admin_port, self.nfs_port = free_port(), free_port(), free_port()
+        self.s3_port, self.admin_port, self.nfs_port, self.iscsi_port = (free_port() for _ in range(4))
         self.process = None
         self.prefix, self.view = list(prefix), view
         self.nfs = nfs or f'listen = ["127.0.0.1:{self.nfs_port}"]\nrpcbind = false'
@@ -49,7 +49,7 @@ class Gateway:
         self.config = self.root / "tidegate.toml"
         self.config.write_text(
             f'[embedded]\nlisten = "127.0.0.1:{self.s3_port}"\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
-            f'[nfs]\n{self.nfs}\n{extra}\n'
+            f'[nfs]\n{self.nfs}\n[iscsi]\nlisten = ["127.0.0.1:{self.iscsi_port}"]\n{extra}\n'
         )
 
     @property

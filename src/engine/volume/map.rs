@@ -1,18 +1,19 @@
 //! Where a volume's bytes are in S3: a page of the map from places in the volume to frames of segments. Format version 1.
 //!
 //! What lives here: [`Page`], the map of one stretch of the volume, and its encoding; [`Piece`], what it has for a range. Pure: who keeps pages, and
-//! where, is not known here.
+//! where, is not known here. What segments changed since a page was written down is a page as well, which lies over it ([`Page::lay`], [`Page::merge`]);
+//! such a page knows zeroes from what it has nothing for, and is never written down.
 //!
 //! ```text
 //! offset  bytes  (integers are little-endian)
 //!      0      8  "TGVOLMAP"
 //!      8      4  version: 1
 //!     12      4  CRC-32C of everything behind it
-//!     16      8  which page: it begins at this times 1 MiB in the volume
+//!     16      8  which page: it begins at this times 64 MiB in the volume
 //!     24      4  how many segments are named
 //!     28      4  how many entries
-//!     32   16 s  segments: epoch (8), number (8)
-//!  32+16s  36 n  entries, in the order of their places
+//!     32   32 s  segments: volume (16), epoch (8), number (8)
+//!  32+32s  36 n  entries, in the order of their places
 //!
 //! an entry:
 //!      0      4  where it begins in the page, in bytes
@@ -32,29 +33,22 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::names::ObjectName;
 use super::segment::{Codec, FRAME_BYTES_MAX, Frame, SegmentError, Stored, word32, word64};
 
 const MAGIC: &[u8; 8] = b"TGVOLMAP";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 32;
-const SEGMENT_BYTES: usize = 16;
+const SEGMENT_BYTES: usize = 32;
 const ENTRY_BYTES: usize = 36;
 /// Where the codec is in the word of the place.
 const CODEC_SHIFT: u32 = 56;
 
-/// What a page maps, in bytes of the volume: a multiple of [`FRAME_BYTES_MAX`], so that no frame is in two pages.
-pub const PAGE_SPAN_BYTES: u64 = 1 << 20;
+/// What a page maps, in bytes of the volume: a multiple of [`FRAME_BYTES_MAX`], so that no frame is in two pages. Small in tests, so that a small volume
+/// has several.
+pub const PAGE_SPAN_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 const _: () = assert!(PAGE_SPAN_BYTES.is_multiple_of(FRAME_BYTES_MAX as u64));
-
-/// A segment of the volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SegmentName {
-    /// Which attachment of the volume wrote it.
-    pub epoch: u64,
-    /// Within the epoch.
-    pub number: u64,
-}
 
 /// A range of the volume that a segment has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +56,8 @@ pub struct Piece {
     /// In the volume, in bytes; not empty.
     pub range: Range<u64>,
     /// Which.
-    pub segment: SegmentName,
-    /// The frame that has it, of which the range is a part. With stored bytes.
+    pub segment: ObjectName,
+    /// The frame that has it, of which the range is a part. Zeroes only in what lies over a page.
     pub frame: Frame,
 }
 
@@ -86,6 +80,11 @@ impl Page {
         before.into_iter().chain(within).filter_map(move |piece| part_of(piece, &range))
     }
 
+    /// Of a range alone.
+    pub fn part(&self, range: Range<u64>) -> Self {
+        Self { pieces: self.pieces(range).map(|piece| (piece.range.start, piece)).collect() }
+    }
+
     /// Whether all of it reads as zeroes.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
@@ -97,7 +96,7 @@ impl Page {
     }
 
     /// The segments that have something of it, with how many bytes of the volume.
-    pub fn live_bytes(&self) -> BTreeMap<SegmentName, u64> {
+    pub fn live_bytes(&self) -> BTreeMap<ObjectName, u64> {
         let mut live = BTreeMap::new();
         for piece in self.pieces.values() {
             *live.entry(piece.segment).or_default() += piece.range.end - piece.range.start;
@@ -105,12 +104,20 @@ impl Page {
         live
     }
 
-    /// A later segment's frame lies over what was there. Zeroes leave nothing.
-    pub fn put(&mut self, segment: SegmentName, frame: &Frame) {
+    /// A later segment's frame lies over what was there, in a page that lies over another: zeroes are kept, since they hide what is below.
+    pub fn lay(&mut self, segment: ObjectName, frame: &Frame) {
         self.erase(frame.range.clone());
-        if frame.stored.is_some() {
-            let piece = Piece { range: frame.range.clone(), segment, frame: frame.clone() };
-            self.pieces.insert(frame.range.start, piece);
+        let piece = Piece { range: frame.range.clone(), segment, frame: frame.clone() };
+        self.pieces.insert(frame.range.start, piece);
+    }
+
+    /// What lies over it becomes part of it.
+    pub fn merge(&mut self, over: &Self) {
+        for piece in over.pieces.values() {
+            self.erase(piece.range.clone());
+            if piece.frame.stored.is_some() {
+                self.pieces.insert(piece.range.start, piece.clone());
+            }
         }
     }
 
@@ -129,10 +136,16 @@ impl Page {
         }
     }
 
+    /// How long a page of so many pieces can be when it is written down, in bytes.
+    pub fn encoded_bytes_max(pieces: usize) -> u64 {
+        (HEADER_BYTES + pieces * (SEGMENT_BYTES + ENTRY_BYTES)) as u64
+    }
+
     /// As it is written down, for page `number`.
     pub fn encode(&self, number: u64) -> Vec<u8> {
         let start = number * PAGE_SPAN_BYTES;
-        let segments: Vec<SegmentName> = self.live_bytes().into_keys().collect();
+        let segments: Vec<ObjectName> = self.live_bytes().into_keys().collect();
+        debug_assert!(self.pieces.values().all(|piece| piece.frame.stored.is_some()), "zeroes are not written down");
         let mut bytes = Vec::with_capacity(HEADER_BYTES + segments.len() * SEGMENT_BYTES + self.pieces.len() * ENTRY_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -141,8 +154,7 @@ impl Page {
         bytes.extend_from_slice(&(segments.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&(self.pieces.len() as u32).to_le_bytes());
         for segment in &segments {
-            bytes.extend_from_slice(&segment.epoch.to_le_bytes());
-            bytes.extend_from_slice(&segment.number.to_le_bytes());
+            segment.encode(&mut bytes);
         }
         for Piece { range, segment, frame } in self.pieces.values() {
             let Some(stored) = &frame.stored else { continue };
@@ -190,10 +202,7 @@ impl Page {
         let (Some(table), Some(_)) = (table, len.filter(|len| *len == bytes.len())) else {
             return damaged("a page of the map is cut");
         };
-        let segments: Vec<SegmentName> = bytes[HEADER_BYTES..table]
-            .chunks_exact(SEGMENT_BYTES)
-            .map(|row| SegmentName { epoch: word64(row, 0), number: word64(row, 8) })
-            .collect();
+        let segments: Vec<ObjectName> = bytes[HEADER_BYTES..table].chunks_exact(SEGMENT_BYTES).map(ObjectName::decode).collect();
         let mut page = Self::default();
         let mut last_end = 0;
         for row in bytes[table..].chunks_exact(ENTRY_BYTES) {
@@ -215,7 +224,7 @@ fn part_of(piece: &Piece, range: &Range<u64>) -> Option<Piece> {
 }
 
 /// An entry of the page that begins at `start`.
-fn decode_entry(row: &[u8], start: u64, segments: &[SegmentName]) -> Result<Piece, SegmentError> {
+fn decode_entry(row: &[u8], start: u64, segments: &[ObjectName]) -> Result<Piece, SegmentError> {
     let at = |word: usize| start + u64::from(word32(row, word));
     let range = at(0)..at(0) + u64::from(word32(row, 4));
     let frame = at(12)..at(12) + u64::from(word32(row, 16));
@@ -243,12 +252,25 @@ fn decode_entry(row: &[u8], start: u64, segments: &[SegmentName]) -> Result<Piec
 mod tests {
     use super::*;
     use crate::base::seeds;
+    use crate::engine::volume::names::VolumeId;
+
+    /// What a segment has becomes part of a page that is written down.
+    fn put(page: &mut Page, segment: ObjectName, frame: &Frame) {
+        let mut over = Page::default();
+        over.lay(segment, frame);
+        page.merge(&over);
+    }
+
+    fn name(epoch: u64, number: u64) -> ObjectName {
+        ObjectName { volume: VolumeId([7; 16]), epoch, number }
+    }
 
     const NUMBER: u64 = 5;
     const START: u64 = NUMBER * PAGE_SPAN_BYTES;
 
     fn frame(range: Range<u64>, at: u64) -> Frame {
-        let stored = Stored { range: at..at + 10, crc: at as u32, codec: if at % 2 == 0 { Codec::Plain } else { Codec::Lz4 } };
+        let stored =
+            Stored { range: at..at + 10, crc: at as u32, codec: if at.is_multiple_of(2) { Codec::Plain } else { Codec::Lz4 } };
         Frame { range, stored: Some(stored) }
     }
 
@@ -282,10 +304,10 @@ mod tests {
                 if random.u8(..4) == 0 {
                     let wide = range.start..(range.end + random.u64(..200) * 512).min(START + PAGE_SPAN_BYTES);
                     model[blocks.start..((wide.end - START) / 512) as usize].fill(None);
-                    page.put(SegmentName { epoch: 1, number: step }, &Frame { range: wide, stored: None });
+                    put(&mut page, name(1, step), &Frame { range: wide, stored: None });
                 } else {
                     let frame = frame(range, random.u64(..1 << 40));
-                    page.put(SegmentName { epoch: 1, number: step }, &frame);
+                    put(&mut page, name(1, step), &frame);
                     model[blocks].fill(Some((step, frame)));
                 }
             }
@@ -303,10 +325,25 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_over_a_page_hides_it() {
+        let mut base = Page::default();
+        put(&mut base, name(1, 1), &frame(START..START + 65_536, 2));
+        let mut over = Page::default();
+        over.lay(name(1, 2), &Frame { range: START + 4096..START + 8192, stored: None });
+        over.lay(name(1, 3), &frame(START + 8192..START + 12_288, 4));
+        let hidden: Vec<_> =
+            over.pieces(START..START + 65_536).map(|piece| (piece.range, piece.frame.stored.is_some())).collect();
+        assert_eq!(hidden, [(START + 4096..START + 8192, false), (START + 8192..START + 12_288, true)]);
+        base.merge(&over);
+        let merged: Vec<_> = base.pieces(START..START + 65_536).map(|piece| (piece.range, piece.segment.number)).collect();
+        assert_eq!(merged, [(START..START + 4096, 1), (START + 8192..START + 12_288, 3), (START + 12_288..START + 65_536, 1)]);
+    }
+
+    #[test]
     fn the_format_is_as_it_is_written_down() {
         let mut page = Page::default();
         assert!(page.is_empty() && page.pieces(START..START + 10).next().is_none());
-        page.put(SegmentName { epoch: 2, number: 9 }, &frame(START + 4096..START + 12_288, 0x0102));
+        put(&mut page, name(2, 9), &frame(START + 4096..START + 12_288, 0x0102));
         page.erase(START + 8192..START + 12_288);
         let bytes = page.encode(NUMBER);
         let golden = [
@@ -316,6 +353,7 @@ mod tests {
             "0500000000000000",
             "01000000",
             "01000000",
+            "07070707070707070707070707070707",
             "0200000000000000",
             "0900000000000000",
             "00100000",
@@ -334,8 +372,8 @@ mod tests {
     #[test]
     fn what_a_hostile_page_says_is_checked() {
         let mut page = Page::default();
-        page.put(SegmentName { epoch: 2, number: 9 }, &frame(START + 4096..START + 8192, 2));
-        page.put(SegmentName { epoch: 2, number: 9 }, &frame(START + 8192..START + 12_288, 2));
+        put(&mut page, name(2, 9), &frame(START + 4096..START + 8192, 2));
+        put(&mut page, name(2, 9), &frame(START + 8192..START + 12_288, 2));
         let bytes = page.encode(NUMBER);
         let with = |at: usize, new: &[u8]| {
             let mut changed = bytes.clone();

@@ -43,6 +43,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::names::VolumeId;
 use crate::base::id::Seq;
 
 const MAGIC: &[u8; 8] = b"TGVOLSEG";
@@ -50,15 +51,11 @@ const VERSION: u32 = 1;
 /// The header without the table, in bytes.
 pub const HEADER_BYTES: usize = 96;
 /// A row of the table, in bytes.
-const ROW_BYTES: usize = 32;
+pub const ROW_BYTES: usize = 32;
 /// The longest frame with stored bytes, in bytes of the volume: what is compressed, fetched and verified at once.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// More frames than any segment has: bounds what a damaged count can make a reader allocate.
 const FRAMES_MAX: usize = 1 << 20;
-
-/// A volume, wherever it is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VolumeId(pub [u8; 16]);
 
 /// Which segment of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,11 +190,6 @@ impl Builder {
         self.frames.push(Frame { range: at..end, stored: Some(Stored { range, crc: crc32c::crc32c(&stored), codec }) });
         self.stored.push(stored.into());
         end
-    }
-
-    /// How many bytes the object would have now.
-    pub fn len_bytes(&self) -> u64 {
-        head_bytes(self.frames.len()) + self.stored_bytes
     }
 
     /// The object's bytes, in pieces, and what is where in it.

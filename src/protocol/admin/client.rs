@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
+use super::volumes::{VolumeAnswer, VolumeCommand};
 use super::{Status, Waited};
 
 /// The largest answer that is read, in bytes.
@@ -56,7 +57,20 @@ impl Client {
         Ok(waited.uploaded)
     }
 
+    /// See [`super::Control::volume`].
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub async fn volume(&self, command: &VolumeCommand) -> Result<VolumeAnswer, String> {
+        let body = serde_json::to_vec(command).map_err(|error| error.to_string())?;
+        parse(&self.send(Method::POST, "/v1/volumes", body.into()).await?)
+    }
+
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, String> {
+        self.send(method, path, Bytes::new()).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, String> {
         let unreachable = |error: &dyn std::fmt::Display| {
             format!(
                 "no gateway answers at {} ({error}); is `tidegate serve` running, and is [admin] listen the same?",
@@ -71,7 +85,8 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", self.address.to_string())
-            .body(Empty::<Bytes>::new())
+            .header("content-type", "application/json")
+            .body(Full::new(body))
             .map_err(|error| error.to_string())?;
         let answer = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
         let status = answer.status();

@@ -79,7 +79,7 @@ fn what_goes_in_comes_out() {
                 1 => (index / 100) as u8,
                 2 => random.u8(..),
                 _ => {
-                    if index / 70_000 % 2 == 0 {
+                    if (index / 70_000).is_multiple_of(2) {
                         0
                     } else {
                         9
@@ -96,11 +96,10 @@ fn what_goes_in_comes_out() {
             wanted.push((at, bytes));
             at += len as u64;
         }
-        let expected_bytes = builder.len_bytes();
         let (object, made) = object(builder);
         let segment = Segment::decode(&object).unwrap();
         assert_eq!(segment, made);
-        assert_eq!((segment.about, segment.len_bytes(), expected_bytes), (about(), object.len() as u64, object.len() as u64));
+        assert_eq!((segment.about, segment.len_bytes()), (about(), object.len() as u64));
         for (offset, bytes) in wanted {
             let end = offset + bytes.len() as u64;
             let mut found = vec![0xEE; bytes.len()];

@@ -1,0 +1,303 @@
+//! What is being uploaded of a volume: a frozen generation cut into segments, or a checkpoint of the map.
+//!
+//! What lives here: [`Batch`] and [`Part`], [`Fold`]. Pure but for reading: `upload.rs` says what is done with them, and when.
+//!
+//! Invariant: the same part is made of the same bytes however often it is made, since a generation and a map that is folded do not change.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::checkpoint::{Checkpoint, PagePlace, Usage};
+use super::manifest::State;
+use super::map::Page;
+use super::names::{ObjectName, VolumeId};
+use super::remote::{Folding, Remote};
+use super::segment::{About, Builder, FRAME_BYTES_MAX, HEADER_BYTES, ROW_BYTES, Segment};
+use crate::store::blob::{BlobError, FetchError, Generation, Held};
+
+/// Bytes of a volume that become one segment, before compression.
+const SEGMENT_BYTES: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+/// Frames of a segment: its table is read in one request.
+const FRAMES_MAX: u64 = 2_000;
+/// What is read of a generation before others get their turn, in bytes.
+const STEP_BYTES: u64 = 1 << 20;
+/// Pages of the map that become one object, in bytes (at most, but for one page).
+const PACK_BYTES: u64 = 8 << 20;
+
+/// Ranges of the volume, in order, and whether each is zeroes.
+type Pieces = Vec<(Range<u64>, bool)>;
+
+/// A stretch of a batch that becomes one segment.
+pub struct Part {
+    /// Its segment.
+    pub name: ObjectName,
+    pieces: Pieces,
+    /// The longest that the object can be, in bytes.
+    pub bytes_max: u64,
+}
+
+/// A generation on its way.
+pub struct Batch {
+    /// The generation.
+    pub generation: Generation,
+    /// When it was frozen, nanoseconds since the Unix epoch.
+    pub at_ns: i64,
+    /// The snapshot that it is.
+    pub snapshot: Option<VolumeId>,
+    /// Its segments, in the order in which they become part of the volume.
+    pub parts: Vec<Part>,
+    /// What was made of them.
+    pub made: BTreeMap<ObjectName, Segment>,
+}
+
+impl Batch {
+    /// Cuts what a generation changed into segments with names from `name` on.
+    ///
+    /// # Errors
+    /// `Meta`.
+    pub async fn new(
+        generation: Generation,
+        at_ns: i64,
+        snapshot: Option<VolumeId>,
+        mut name: ObjectName,
+    ) -> Result<Self, BlobError> {
+        let mut cutter = Cutter::default();
+        for range in generation.changed().await? {
+            for (range, held) in generation.stretches(range).await? {
+                cutter.add(range, held == Held::Zeros);
+            }
+        }
+        let mut parts = Vec::new();
+        for (pieces, bytes_max) in cutter.finish() {
+            parts.push(Part { name, pieces, bytes_max });
+            name.number += 1;
+        }
+        Ok(Self { generation, at_ns, snapshot, parts, made: BTreeMap::new() })
+    }
+
+    /// The object of a part.
+    ///
+    /// # Errors
+    /// As `Generation::read`; `NotFound` where there is no such part.
+    pub async fn make(&mut self, name: ObjectName, len_bytes: u64) -> Result<Vec<Bytes>, BlobError> {
+        let index = self.parts.iter().position(|part| part.name == name).ok_or(BlobError::NotFound)?;
+        let mut builder = Builder::new(About {
+            volume: name.volume,
+            epoch: name.epoch,
+            number: name.number,
+            through: self.generation.seq,
+            len_bytes,
+            part: index as u32,
+            parts: self.parts.len() as u32,
+        });
+        for (range, is_zero) in &self.parts[index].pieces {
+            if *is_zero {
+                builder.add_zeroes(range.clone());
+                continue;
+            }
+            // A step ends where a frame does.
+            let mut at = range.start;
+            while at < range.end {
+                let end = range.end.min((at / STEP_BYTES + 1) * STEP_BYTES);
+                builder.add(at, &self.generation.read(at..end).await?);
+                at = end;
+                tokio::task::yield_now().await;
+            }
+        }
+        let (bytes, segment) = builder.finish();
+        self.made.insert(name, segment);
+        Ok(bytes)
+    }
+}
+
+/// Cuts ranges into parts.
+#[derive(Default)]
+struct Cutter {
+    parts: Vec<(Pieces, u64)>,
+    open: Pieces,
+    bytes: u64,
+    frames: u64,
+}
+
+impl Cutter {
+    fn add(&mut self, range: Range<u64>, is_zero: bool) {
+        let mut at = range.start;
+        while at < range.end {
+            if self.bytes >= SEGMENT_BYTES || self.frames >= FRAMES_MAX {
+                self.close();
+            }
+            // Frames end at multiples of their length.
+            let room = (SEGMENT_BYTES - self.bytes).min((FRAMES_MAX - self.frames) * FRAME_BYTES_MAX as u64);
+            let end = if is_zero {
+                range.end
+            } else {
+                range.end.min(at - at % FRAME_BYTES_MAX as u64 + room.next_multiple_of(FRAME_BYTES_MAX as u64))
+            };
+            if is_zero {
+                self.frames += 1;
+            } else {
+                self.bytes += end - at;
+                self.frames += end.div_ceil(FRAME_BYTES_MAX as u64) - at / FRAME_BYTES_MAX as u64;
+            }
+            self.open.push((at..end, is_zero));
+            at = end;
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            // What does not compress is stored as it is; what is partly zeroes may take a frame more for each change.
+            let bytes_max = self.bytes + HEADER_BYTES as u64 + (self.frames + 1) * 2 * ROW_BYTES as u64;
+            self.parts.push((std::mem::take(&mut self.open), bytes_max));
+        }
+        (self.bytes, self.frames) = (0, 0);
+    }
+
+    fn finish(mut self) -> Vec<(Pieces, u64)> {
+        self.close();
+        self.parts
+    }
+}
+
+/// Some pages of a fold that become one object.
+pub struct Pack {
+    /// Its object.
+    pub name: ObjectName,
+    /// By number.
+    pages: Vec<u64>,
+    /// The longest that the object can be, in bytes.
+    pub bytes_max: u64,
+}
+
+/// A checkpoint on its way.
+pub struct Fold {
+    folding: Folding,
+    /// The objects with the pages.
+    pub packs: Vec<Pack>,
+    /// The checkpoint's object.
+    pub name: ObjectName,
+    /// The state that it is of.
+    pub of: State,
+    /// What was made: by page, where it is and what it reads of each segment.
+    places: BTreeMap<u64, (Option<PagePlace>, Live)>,
+}
+
+/// Bytes of the volume that are read from each segment, before and now.
+type Live = BTreeMap<ObjectName, (u64, u64)>;
+
+impl Fold {
+    /// Of the map as it is now, with names from `name` on.
+    ///
+    /// # Errors
+    /// What loading the map says.
+    pub async fn new(remote: &Remote, mut name: ObjectName) -> Result<Self, FetchError> {
+        let folding = remote.folding().await?;
+        let of = remote.state();
+        let (mut packs, mut open, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (number, over) in &folding.over {
+            let before = folding.checkpoint.pages.get(number).map_or(0, |place| place.pieces as usize);
+            // Each piece that lies over others can cut one of them in two.
+            let page_bytes = Page::encoded_bytes_max(before + 2 * over.len());
+            if bytes > 0 && bytes + page_bytes > PACK_BYTES {
+                packs.push((std::mem::take(&mut open), std::mem::take(&mut bytes)));
+            }
+            open.push(*number);
+            bytes += page_bytes;
+        }
+        packs.push((open, bytes));
+        let packs = packs
+            .into_iter()
+            .filter(|(pages, _)| !pages.is_empty())
+            .map(|(pages, bytes_max)| {
+                let pack = Pack { name, pages, bytes_max };
+                name.number += 1;
+                pack
+            })
+            .collect();
+        Ok(Self { folding, packs, name, of, places: BTreeMap::new() })
+    }
+
+    /// The object of a pack of pages.
+    ///
+    /// # Errors
+    /// What loading pages says; `NotFound` where there is no such pack.
+    pub async fn make_pack(&mut self, remote: &Remote, name: ObjectName) -> Result<Vec<u8>, BlobError> {
+        let pack = self.packs.iter().find(|pack| pack.name == name).ok_or(BlobError::NotFound)?;
+        let mut bytes = Vec::new();
+        for number in &pack.pages {
+            let base = match self.folding.checkpoint.pages.get(number) {
+                Some(place) => remote.page(*number, *place).await?,
+                None => Arc::default(),
+            };
+            let mut page = Page::clone(&base);
+            if let Some(over) = self.folding.over.get(number) {
+                page.merge(over);
+            }
+            let mut live = Live::new();
+            for (segment, bytes) in base.live_bytes() {
+                live.entry(segment).or_default().0 = bytes;
+            }
+            for (segment, bytes) in page.live_bytes() {
+                live.entry(segment).or_default().1 = bytes;
+            }
+            let encoded = if page.is_empty() { Vec::new() } else { page.encode(*number) };
+            let place = PagePlace {
+                object: name,
+                at_bytes: bytes.len() as u64,
+                len_bytes: encoded.len() as u32,
+                pieces: page.len() as u32,
+            };
+            bytes.extend_from_slice(&encoded);
+            self.places.insert(*number, (Some(place).filter(|_| !page.is_empty()), live));
+            tokio::task::yield_now().await;
+        }
+        Ok(bytes)
+    }
+
+    /// The checkpoint that comes of it, when all packs were made.
+    pub fn checkpoint(&self, volume: VolumeId) -> Checkpoint {
+        let mut checkpoint = Checkpoint { volume, generation: self.of.generation, ..(*self.folding.checkpoint).clone() };
+        for (name, len_bytes) in &self.folding.since {
+            checkpoint.segments.insert(*name, Usage { len_bytes: *len_bytes, live_bytes: 0 });
+        }
+        for (number, (place, live)) in &self.places {
+            match place {
+                Some(place) => checkpoint.pages.insert(*number, *place),
+                None => checkpoint.pages.remove(number),
+            };
+            for (segment, (before, now)) in live {
+                if let Some(usage) = checkpoint.segments.get_mut(segment) {
+                    usage.live_bytes = (usage.live_bytes + now).saturating_sub(*before);
+                }
+            }
+        }
+        checkpoint.segments.retain(|_, usage| usage.live_bytes > 0);
+        checkpoint
+    }
+
+    /// How long the checkpoint can be, in bytes.
+    pub fn checkpoint_bytes_max(&self) -> u64 {
+        let pages = self.folding.checkpoint.pages.len() + self.folding.over.len();
+        let segments = self.folding.checkpoint.segments.len() + self.folding.since.len();
+        Checkpoint::encoded_bytes(pages, segments)
+    }
+
+    /// What the volume is when the checkpoint is in force.
+    pub fn state(&self) -> State {
+        State { checkpoint: Some(self.name), since: Vec::new(), ..self.of.clone() }
+    }
+
+    /// What the state before it named, and this one does not: segments, objects with pages.
+    pub fn dropped(&self, now: &Checkpoint) -> (Vec<ObjectName>, Vec<ObjectName>) {
+        let before = self.folding.checkpoint.segments.keys().chain(self.folding.since.keys());
+        let segments = before.filter(|name| !now.segments.contains_key(name)).copied().collect();
+        let packs = |checkpoint: &Checkpoint| {
+            checkpoint.pages.values().map(|place| place.object).collect::<std::collections::BTreeSet<_>>()
+        };
+        let pages = packs(&self.folding.checkpoint).difference(&packs(now)).copied().collect();
+        (segments, pages)
+    }
+}

@@ -1,0 +1,199 @@
+//! Snapshots of a cached volume: a generation that is frozen at once, and kept in S3 by a name.
+//!
+//! Invariants: a snapshot has what was written before it was asked for, and nothing that was written after it was acknowledged. It is PENDING until it is in S3
+//! and lost with the process until then (ERROR at the next start), since what is frozen is in memory. An object that a snapshot names is never removed.
+
+use std::collections::BTreeSet;
+
+use super::CachedVolume;
+use crate::base::id::OwnerId;
+use crate::engine::volume::local::{Snapshot, SnapshotStatus};
+use crate::engine::volume::manifest::{SnapshotRecord, State};
+use crate::engine::volume::names::{ObjectName, VolumeId};
+use crate::engine::volume::remote::Remote;
+use crate::store::blob::{Batch, BlobError, FetchError};
+use crate::store::object::{ListRequest, ObjectError, Outcome};
+
+/// Keys of one request that removes them.
+const DELETES_MAX: usize = 1_000;
+
+/// Why a snapshot could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// There is none of that id.
+    #[error("the volume has no snapshot {0}; `tidegate volume snapshot list` shows those that it has")]
+    Missing(VolumeId),
+    /// It is on its way.
+    #[error("the snapshot {0} is not in S3 yet; wait until it is COMPLETED")]
+    Pending(VolumeId),
+    /// The volume is somebody else's.
+    #[error("another gateway attached this volume")]
+    Fenced,
+    /// The gateway's own bytes.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The bucket.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+impl CachedVolume {
+    /// Takes a snapshot of what is on the volume now. Returns when it cannot change any more; it is in S3 later.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn snapshot(&self, description: &str) -> Result<Snapshot, SnapshotError> {
+        if self.is_fenced() {
+            return Err(SnapshotError::Fenced);
+        }
+        let blob = self.local.lock().blob;
+        let (snapshot, created_ns) = (VolumeId::random(), self.now_ns());
+        let taken =
+            Snapshot { snapshot, description: description.to_owned(), created_ns, status: SnapshotStatus::Pending, state: None };
+        let _listing = self.listing.lock().await;
+        let generation = {
+            // Between two writes, so that it is a moment in the order that the initiator saw.
+            let _alone = self.exclusive.write().await;
+            self.blobs.freeze(blob).await?
+        };
+        let mut all: Vec<VolumeId> = self.snapshots.lock().iter().map(|known| known.snapshot).collect();
+        all.push(snapshot);
+        let mut batch = Batch::new();
+        batch.put(taken.row(self.owner)).put(Snapshot::list_row(self.owner, &all));
+        self.blobs.apply(self.owner, batch).await?;
+        self.blobs.sync().await?;
+        self.snapshots.lock().push(taken.clone());
+        self.queue.lock().push_back((generation, snapshot, created_ns));
+        self.hurry().await;
+        Ok(taken)
+    }
+
+    /// All snapshots of the volume that were taken here, the oldest first.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.snapshots.lock().clone()
+    }
+
+    /// Removes a snapshot. What only it had is removed from the bucket too.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn delete_snapshot(&self, snapshot: VolumeId) -> Result<(), SnapshotError> {
+        let _listing = self.listing.lock().await;
+        let known = self.snapshots.lock().iter().find(|known| known.snapshot == snapshot).cloned();
+        let known = known.ok_or(SnapshotError::Missing(snapshot))?;
+        if known.status == SnapshotStatus::Pending {
+            return Err(SnapshotError::Pending(snapshot));
+        }
+        let key = self.names.snapshot(self.id(), snapshot);
+        self.bucket.delete(&key, None).await.map_err(FetchError::from)?;
+        let rest: Vec<VolumeId> = self.snapshots.lock().iter().map(|known| known.snapshot).filter(|id| *id != snapshot).collect();
+        let mut batch = Batch::new();
+        batch.drop(Snapshot::key(self.owner, snapshot)).put(Snapshot::list_row(self.owner, &rest));
+        self.blobs.apply(self.owner, batch).await?;
+        self.snapshots.lock().retain(|known| known.snapshot != snapshot);
+        if let Some(state) = known.state {
+            let (segments, pages) = self.objects_of(&state).await?;
+            self.remove_unless_kept(segments.into_iter().collect(), pages.into_iter().collect(), state.checkpoint).await?;
+        }
+        Ok(())
+    }
+
+    /// The generation of a snapshot was published as `state`.
+    pub(super) fn snapshot_published(&self, snapshot: VolumeId, state: &State, batch: &mut Batch) {
+        self.edit_snapshot(snapshot, batch, |known| known.state = Some(state.clone()));
+    }
+
+    /// A snapshot's object is in S3.
+    pub(super) fn snapshot_written(&self, key: &str, batch: &mut Batch) {
+        let id = key.rsplit('/').next().and_then(|id| id.parse().ok());
+        if let Some(id) = id {
+            self.edit_snapshot(id, batch, |known| known.status = SnapshotStatus::Completed);
+        }
+    }
+
+    fn edit_snapshot(&self, snapshot: VolumeId, batch: &mut Batch, edit: impl FnOnce(&mut Snapshot)) {
+        if let Some(known) = self.snapshots.lock().iter_mut().find(|known| known.snapshot == snapshot) {
+            edit(known);
+            batch.put(known.row(self.owner));
+        }
+    }
+
+    /// Segments and objects with pages that a state names.
+    async fn objects_of(&self, state: &State) -> Result<(BTreeSet<ObjectName>, BTreeSet<ObjectName>), FetchError> {
+        let remote =
+            Remote::new(self.bucket.clone(), self.names.clone(), self.id(), State { since: Vec::new(), ..state.clone() });
+        let checkpoint = remote.folding().await?.checkpoint;
+        let segments = checkpoint.segments.keys().copied().chain(state.segments_since()).collect();
+        let pages = checkpoint.pages.values().map(|place| place.object).collect();
+        Ok((segments, pages))
+    }
+
+    /// Removes objects that neither the volume nor any snapshot in the bucket names.
+    pub(super) async fn remove_unless_kept(
+        &self,
+        segments: Vec<ObjectName>,
+        pages: Vec<ObjectName>,
+        checkpoint: Option<ObjectName>,
+    ) -> Result<(), FetchError> {
+        // After a power loss this gateway must not come back to a state that still named them.
+        self.blobs
+            .sync()
+            .await
+            .map_err(|error| ObjectError::Unavailable { reason: error.to_string(), outcome: Outcome::Refused })?;
+        let (mut kept_segments, mut kept_pages) = (BTreeSet::new(), BTreeSet::new());
+        let mut kept_checkpoints = BTreeSet::new();
+        let mut states = self.snapshot_states().await?;
+        states.push(self.recovery_point());
+        // Of those that are not in the bucket yet, too.
+        states.extend(self.snapshots.lock().iter().filter_map(|known| known.state.clone()));
+        for state in states {
+            let (segments, pages) = self.objects_of(&state).await?;
+            kept_segments.extend(segments);
+            kept_pages.extend(pages);
+            kept_checkpoints.extend(state.checkpoint);
+        }
+        let own = |name: &&ObjectName| name.volume == self.id();
+        let segments =
+            segments.iter().filter(own).filter(|name| !kept_segments.contains(name)).map(|name| self.names.segment(*name));
+        let pages = pages.iter().filter(own).filter(|name| !kept_pages.contains(name)).map(|name| self.names.pages(*name));
+        let checkpoint = checkpoint.iter().filter(own).filter(|name| !kept_checkpoints.contains(name));
+        let checkpoint = checkpoint.map(|name| self.names.checkpoint(*name));
+        let keys: Vec<_> = segments.chain(pages).chain(checkpoint).map(|key| (key, None)).collect();
+        for keys in keys.chunks(DELETES_MAX) {
+            for (key, error) in self.bucket.delete_many(keys).await? {
+                tracing::warn!(key, %error, "an object that is no longer used stays in the bucket for now");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the snapshots in the bucket have, whoever took them.
+    async fn snapshot_states(&self) -> Result<Vec<State>, FetchError> {
+        let prefix = format!("{}snapshots/", self.names.volume(self.id()));
+        let mut request = ListRequest { prefix, ..ListRequest::default() };
+        let mut states = Vec::new();
+        loop {
+            let page = self.bucket.list(&request).await?;
+            for object in &page.objects {
+                let (_, bytes) = self.bucket.get(&object.key, None, None).await?;
+                let record =
+                    SnapshotRecord::decode(&bytes).map_err(|error| super::super::remote::damaged(&object.key, &error))?;
+                states.push(record.state);
+            }
+            match page.next {
+                Some(next) => request.token = Some(next),
+                None => return Ok(states),
+            }
+        }
+    }
+
+    /// At a start: what was frozen is gone.
+    pub(super) fn lose_pending(owner: OwnerId, snapshots: &mut [Snapshot]) -> Batch {
+        let mut batch = Batch::new();
+        for snapshot in snapshots.iter_mut().filter(|known| known.status == SnapshotStatus::Pending && known.state.is_none()) {
+            snapshot.status = SnapshotStatus::Error;
+            batch.put(snapshot.row(owner));
+        }
+        batch
+    }
+}
