@@ -90,15 +90,22 @@ def in_bucket(client):
 
 
 def doubled(client):
-    """Writes that were done twice: versions of one key with the same bytes, metadata and mark."""
-    seen, twice = {}, []
+    """Writes that were done twice: versions of one key with the same bytes, metadata and mark. A file that is renamed away and back is at its key
+    twice, with a delete between."""
+    changes = []
     for page in client.get_paginator("list_object_versions").paginate(Bucket="far"):
-        for version in page.get("Versions", []):
-            head = client.head_object(Bucket="far", Key=version["Key"], VersionId=version["VersionId"])
-            same = (version["Key"], head["ETag"], tuple(sorted(head["Metadata"].items())))
-            if same in seen:
-                twice.append((version["Key"], version["Size"], seen[same], str(version["LastModified"]), head["Metadata"].get("tidegate-generation")))
-            seen[same] = str(version["LastModified"])
+        changes += [(one["Key"], one["VersionId"], one) for one in page.get("Versions", []) + page.get("DeleteMarkers", [])]
+    seen, twice, deletes = {}, [], {}
+    # The endpoint's version ids rise.
+    for key, version, one in sorted(changes, key=lambda change: change[:2]):
+        if "ETag" not in one:
+            deletes[key] = deletes.get(key, 0) + 1
+            continue
+        head = client.head_object(Bucket="far", Key=key, VersionId=version)
+        same = (key, deletes.get(key, 0), head["ETag"], tuple(sorted(head["Metadata"].items())))
+        if same in seen:
+            twice.append((key, one["Size"], seen[same], str(one["LastModified"]), head["Metadata"].get("tidegate-generation")))
+        seen[same] = str(one["LastModified"])
     return twice
 
 
