@@ -99,7 +99,8 @@ def test_fsx_on_a_file_larger_than_the_cache(make_gateway, seed, tmp_path):
     if running.poll() is None:
         running.kill()
     reader.join()
-    assert running.wait() == 0, "".join(told)[-4000:]
+    text = "".join(told)
+    assert running.wait() == 0, f"{text[:3000]}\n...\n{text[-3000:]}\n{gateway.log.read_text()[-3000:]}"
     requests = gateway.requests()
     uploads = requests.get("put", 0) + requests.get("multipart_commit", 0)
     print(f"{operations} operations in {took_s:.0f} s, beside {uploads} uploads: {requests}")
