@@ -4,6 +4,8 @@
 //! the node open, also for writing, keeps the node, with its new bytes or with none. What is deleted keeps its name while it is open for writing, so
 //! that what is written next is not written to a file without one.
 
+use std::time::Duration;
+
 use crate::base::id::{BlobId, NodeId, Seq};
 use crate::engine::file::layout::Source;
 use crate::engine::file::settle::View;
@@ -13,8 +15,12 @@ use crate::engine::file::{Changed, NodeKind, Origin, VfsError};
 use crate::store::blob::{Batch, BlobChange, BlobInfo};
 use crate::store::meta::{EntryRow, Key, NodeRow, ObjectRow, Row};
 use crate::store::object::{ETag, Head, Listed, ObjectError};
+use crate::store::upload::GENERATION_MARK;
 
 use super::FLAG_IMPLIED;
+
+/// Between two looks at whether the outcome of our own write is recorded.
+const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
 impl Share {
     /// Whether something of the node waits to be uploaded.
@@ -198,19 +204,35 @@ impl Share {
     /// A read found that the object is not the one that was known (`FetchError::Changed`): look again, so that the read can be tried again. Where the
     /// file has bytes of its own to upload, it keeps them: the conflict comes with its upload, but no read fails until then.
     pub(in crate::engine::file) async fn content_changed(&self, node: NodeId) -> Result<(), VfsError> {
-        let view = self.view(node).await?;
-        let Some(read) = view.info.as_ref().and_then(|info| Source::decode(&info.source)) else { return Ok(()) };
-        let found = self.found_at(&read.key).await?;
-        if found.as_ref().is_some_and(|(_, etag)| etag.0 == read.etag) {
-            return Ok(());
+        loop {
+            let since_ns = self.now_ns();
+            let view = self.view(node).await?;
+            let Some(read) = view.info.as_ref().and_then(|info| Source::decode(&info.source)) else { return Ok(()) };
+            let found = self.found_at(&read.key).await?;
+            if found.as_ref().is_some_and(|(_, etag)| etag.0 == read.etag) {
+                return Ok(());
+            }
+            // What we wrote there ourselves, and whose outcome is on its way: in a moment the file reads from it. Taken for somebody else's, what is in
+            // S3 alone would be given up.
+            let is_ours = found.as_ref().is_some_and(|(head, _)| self.has_our_mark(head));
+            if is_ours && self.uploader.touched_since(self.owner, &read.key, since_ns) {
+                tokio::time::sleep(OUTCOME_PAUSE).await;
+                continue;
+            }
+            if view.is_dirty() || view.twin(&self.prefix).is_some() {
+                return self.let_go(&view, &read.key).await;
+            }
+            return match view.source(&self.prefix) {
+                Some(source) => self.follow(node, source, found, false).await,
+                None => self.unsettle_content(node).await,
+            };
         }
-        if view.is_dirty() || view.twin(&self.prefix).is_some() {
-            return self.let_go(&view, &read.key).await;
-        }
-        match view.source(&self.prefix) {
-            Some(source) => self.follow(node, source, found, false).await,
-            None => self.unsettle_content(node).await,
-        }
+    }
+
+    /// Whether an object was written by this gateway, or is a copy of one.
+    fn has_our_mark(&self, head: &Head) -> bool {
+        let mark = head.attributes.metadata.get(GENERATION_MARK);
+        mark.and_then(|mark| mark.strip_prefix(&self.gateway)).is_some_and(|rest| rest.starts_with('-'))
     }
 
     async fn found_at(&self, key: &str) -> Result<Option<(Head, ETag)>, VfsError> {

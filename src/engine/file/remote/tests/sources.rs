@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::file::share::ConflictPolicy;
+use crate::store::object::fault::{Action, Rule};
 
 /// A file with two names, of which the first is where its bytes are, all of it in the bucket alone.
 async fn linked(world: &World) -> Gateway {
@@ -248,4 +249,33 @@ async fn a_mark_that_is_known_does_not_make_other_bytes_ours() {
     assert_eq!(world.body("removed").as_deref(), Some("theirs"));
     let kept: Vec<String> = world.keys().into_iter().filter(|key| key.contains(".conflict-")).collect();
     assert_eq!(kept.iter().map(|key| world.body(key).unwrap()).collect::<Vec<_>>(), vec!["ours again"]);
+}
+
+/// A large file is uploaded by copying what did not change, which is in S3 alone then; and until its outcome is recorded, the object is another than the one
+/// that the file is read from.
+#[tokio::test(start_paused = true)]
+async fn our_own_upload_is_not_taken_for_somebody_elses_while_its_answer_is_on_its_way() {
+    let world = World::new();
+    let gateway = world.gateway("gw").await;
+    let content: String = (0..24_u32 << 12).map(|line| format!("{line:0255}\n")).collect();
+    gateway.write("a", &content).await.unwrap();
+    gateway.drain().await;
+    gateway.evict("a").await;
+    world.faults.add(Rule::new(Action::DelayAnswer(Duration::from_secs(3)..Duration::from_secs(4))).on(Kind::MultipartCommit));
+    let before = world.store.object("a").unwrap().head.etag.clone();
+    let opened = gateway.open_to_write("a").await.unwrap();
+    gateway.put_at(&opened, 0, b"new").await;
+    Vfs::close(&*gateway.share, opened.handle).await.unwrap();
+    while world.store.object("a").unwrap().head.etag == before {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let far = 20 << 20..20 << 20 | 1 << 16;
+    let opened = gateway.open("a", OpenHow { read: true, ..OpenHow::default() }).await.unwrap();
+    let read =
+        async || gateway.share.read(&gateway.who, Io::Handle(opened.handle), far.start as u64, 1 << 16).await.unwrap().concat();
+    assert!(read().await == content.as_bytes()[far.clone()], "while the answer is on its way");
+    gateway.drain().await;
+    gateway.evict("a").await;
+    assert!(read().await == content.as_bytes()[far.clone()]);
+    assert!(world.body("a").unwrap() == format!("new{}", &content[3..]));
 }
