@@ -47,6 +47,7 @@ use crate::store::meta::{Key, Meta, Place, Row, ValueRow};
 use crate::store::object::local::Local;
 use crate::store::object::meter;
 use crate::store::upload::{self, Uploader};
+pub(crate) use buckets::s3_settings;
 use notices::{About, Notices};
 use shares::Running;
 

@@ -64,7 +64,8 @@ pub(super) async fn open(gateway: &Arc<Gateway>, wanted: Wanted<'_>) -> Result<S
     Ok(stack(bare, bucket, &settings, None).store)
 }
 
-fn s3_settings(config: &S3Config) -> s3::Settings {
+/// How the endpoint that a configuration names is reached.
+pub(crate) fn s3_settings(config: &S3Config) -> s3::Settings {
     let credentials = match (&config.credentials_file, &config.profile) {
         (Some(file), profile) => s3::Credentials::File(file.clone(), profile.clone()),
         (None, Some(profile)) => s3::Credentials::Profile(profile.clone()),

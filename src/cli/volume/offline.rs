@@ -14,6 +14,7 @@ use crate::base::clock::SystemClock;
 use crate::cli::{Exit, Json, fail, out, show};
 use crate::config::{Config, Endpoint};
 use crate::engine::volume::{Offline, VolumeId};
+use crate::gateway::s3_settings;
 use crate::protocol::s3::credentials;
 use crate::store::blob::FetchError;
 use crate::store::object::SharedStore;
@@ -157,12 +158,7 @@ fn bar(len_bytes: u64) -> ProgressBar {
 async fn bucket(config: &Config) -> Result<SharedStore, String> {
     let (volumes, settings) = (&config.volumes, layer::Settings::default());
     let s3 = volumes.s3.as_ref().unwrap_or(&config.s3);
-    let mut reached = s3::Settings { region: Some(s3.region.clone()), ..s3::Settings::default() };
-    reached.credentials = match (&s3.credentials_file, &s3.profile) {
-        (Some(file), profile) => Credentials::File(file.clone(), profile.clone()),
-        (None, Some(profile)) => Credentials::Profile(profile.clone()),
-        (None, None) => Credentials::Chain,
-    };
+    let mut reached = s3_settings(s3);
     match s3.kind() {
         Endpoint::Embedded => {
             let directory = config.data_dir.join("s3");
@@ -180,8 +176,7 @@ async fn bucket(config: &Config) -> Result<SharedStore, String> {
             reached.endpoint = Some(format!("http://{}", config.embedded.listen));
             reached.credentials = Credentials::File(file, None);
         }
-        Endpoint::Url(url) => reached.endpoint = Some(url),
-        Endpoint::Aws => {}
+        Endpoint::Url(_) | Endpoint::Aws => {}
     }
     let endpoint = s3::Endpoint::connect(&reached).await.map_err(|error| format!("[s3]: {error}"))?;
     Ok(stack(endpoint.bucket(&volumes.bucket, false), &volumes.bucket, &settings, None).store)

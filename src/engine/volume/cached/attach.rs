@@ -24,7 +24,7 @@ use crate::store::meta::{OwnerRow, Row};
 use crate::store::object::{Attributes, Body, ETag, ListRequest, ObjectError, Precondition, SharedStore};
 use crate::store::upload::Uploader;
 
-/// And of one that is gone: its number is never given again.
+/// What `OwnerRow::kind` says of a volume that is gone: its number is never given again.
 const KIND_GONE: &str = "gone";
 /// The smallest volume, in bytes.
 const LEN_BYTES_MIN: u64 = 1 << 20;
