@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! What lives here: the commands and their arguments; `cli/serve.rs` runs a gateway, `cli/listen.rs` its listeners, `cli/s3.rs` the embedded endpoint alone, `cli/check.rs`
-//! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/volume.rs` about volumes, `cli/show.rs` shows what it answers; `cli/out.rs` is standard output.
+//! reads and prints the configuration, `cli/salvage.rs` rescues files without a database, `cli/ask.rs` asks a running gateway, `cli/volume.rs` about volumes, `cli/show.rs` shows what it answers, `cli/user.rs` keeps the users of SMB; `cli/out.rs` is standard output.
 //!
 //! Invariant: what goes wrong is one line on standard error that names the thing and the remedy; the exit code says which kind it was.
 
@@ -14,6 +14,7 @@ mod salvage;
 mod serve;
 mod show;
 mod stop;
+mod user;
 mod volume;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Span};
+use crate::protocol::smb::sessions;
 
 /// How the program ends, as sysexits(3) numbers it where it has a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,12 @@ enum Command {
     /// Disks, served by iSCSI.
     #[command(subcommand)]
     Volume(volume::Command),
+    /// The users of SMB. What is changed is in force at once, also where the gateway runs.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// SMB of a running gateway.
+    #[command(subcommand)]
+    Smb(SmbCommand),
     /// Run the embedded S3 endpoint alone.
     S3(S3Args),
 }
@@ -109,6 +117,59 @@ enum UploadCommand {
         /// Give up after this long, like "10m" (exit code 3).
         #[arg(long, value_name = "TIME")]
         timeout: Option<Span>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum UserCommand {
+    /// Add one; the password is asked for, or is the first line of standard input.
+    Add {
+        /// The name; "smbguest" is the guest of shares that let one in.
+        name: String,
+        /// A group, for lists of shares ("@GROUP"); may be given several times.
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+    /// Give one another password; sessions of the old one end.
+    Passwd {
+        /// The name.
+        name: String,
+    },
+    /// Put one into these groups and no others.
+    Groups {
+        /// The name.
+        name: String,
+        /// The groups; none: of no group.
+        groups: Vec<String>,
+    },
+    /// Let one log on no longer, and end the sessions there are.
+    Disable {
+        /// The name.
+        name: String,
+    },
+    /// Let one log on again.
+    Enable {
+        /// The name.
+        name: String,
+    },
+    /// Remove one.
+    Remove {
+        /// The name.
+        name: String,
+    },
+    /// List them, without passwords.
+    List(Json),
+}
+
+#[derive(Subcommand, Debug)]
+enum SmbCommand {
+    /// Who is connected.
+    Sessions {
+        /// End all sessions of this user first; who has the password may connect again.
+        #[arg(long, value_name = "USER")]
+        close: Option<String>,
+        #[command(flatten)]
+        json: Json,
     },
 }
 
@@ -184,21 +245,28 @@ async fn run(line: CommandLine) -> Exit {
         Command::Status(args) => ask::status(&config, &args).await,
         Command::Upload(UploadCommand::Wait { share, timeout }) => ask::wait(&config, share, timeout).await,
         Command::Volume(command) => volume::run(&config, command).await,
+        Command::User(command) => user::run(&config, command).await,
+        Command::Smb(SmbCommand::Sessions { close, json }) => ask::sessions(&config, close, json.json).await,
         Command::S3(_) => Exit::Usage,
     }
 }
 
 /// The log goes to standard error; `RUST_LOG` chooses what is in it.
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,fuser=warn,aws=warn,sqlx=warn,hyper=warn,s3s=warn"));
-    // A second subscriber is only there in tests that run several commands in one process.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        let smb = sessions::LOG_FILTER;
+        tracing_subscriber::EnvFilter::new(format!("info,fuser=warn,aws=warn,sqlx=warn,hyper=warn,s3s=warn,{smb}"))
+    });
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
-        .try_init();
+        .with_filter(filter);
+    // A second subscriber is only there in tests that run several commands in one process.
+    let _ = tracing_subscriber::registry().with(sessions::layer()).with(lines).try_init();
 }
 
 fn fail(exit: Exit, reason: &str) -> Exit {

@@ -11,6 +11,7 @@
 mod nfs;
 mod parse;
 mod share;
+mod smb;
 mod value;
 mod volumes;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use nfs::{NfsConfig, NfsShareConfig};
 pub use share::{NamedShare, ShareConfig, share_name};
+pub use smb::{Case, Demand, SmbConfig, SmbShareConfig};
 pub use value::{Size, Span};
 pub use volumes::{IscsiConfig, VolumesConfig};
 
@@ -75,6 +77,8 @@ pub struct Config {
     pub volumes: VolumesConfig,
     /// Where disks are served.
     pub iscsi: IscsiConfig,
+    /// SMB, for all shares.
+    pub smb: SmbConfig,
     /// Uploads of all shares.
     pub upload: UploadConfig,
     /// The file that this was read from; `tidegate.toml` where there was none.
@@ -94,6 +98,7 @@ impl Default for Config {
             nfs: NfsConfig::default(),
             volumes: VolumesConfig::default(),
             iscsi: IscsiConfig::default(),
+            smb: SmbConfig::default(),
             upload: UploadConfig::default(),
             file: "tidegate.toml".into(),
         }
@@ -296,6 +301,7 @@ impl Config {
         if let Some(s3) = &self.volumes.s3 {
             own("volumes.s3", s3.check())?;
         }
+        own("smb", self.smb.check())?;
         let fail = |field: &str, reason: &str| Err((field.to_owned(), reason.to_owned()));
         if self.data_dir.as_os_str().is_empty() {
             return fail("data_dir", "must not be empty");
@@ -338,6 +344,11 @@ impl Config {
     /// Where the log's segments are.
     pub fn cache_dir(&self) -> PathBuf {
         self.cache.dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))
+    }
+
+    /// Where the users of SMB are.
+    pub fn users_dir(&self) -> PathBuf {
+        self.data_dir.join("smb")
     }
 
     /// Reads every `NAME.toml` of the shares' directory, in the order of the names: a share or why it is none.

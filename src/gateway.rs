@@ -3,13 +3,13 @@
 //! What lives here: [`Gateway`] and its start and end; `gateway/buckets.rs` puts a bucket's store together, `gateway/shares.rs` opens, closes
 //! and reloads shares, `gateway/portions.rs` divides the cache, `gateway/watch.rs` notices changed files, `gateway/mend.rs` tries again
 //! what failed, `gateway/disk.rs` watches the database's disk, `gateway/notices.rs` keeps what an operator should know, `gateway/volumes.rs` has the disks, `gateway/control.rs`
-//! answers the admin address.
+//! answers the admin address, `gateway/network.rs` and `gateway/smb.rs` offer shares on the network.
 //!
 //! Invariants:
 //! - What can run runs: a share, an endpoint or a mount that fails is told in one line, shown in `status`, tried again, and holds up
 //!   nothing else. Only the data directory, the database and the cache can keep a gateway from starting.
 //! - One gateway per data directory: it is locked.
-//! - A share is closed in this order: mount and export, uploads, share; the gateway: NFS and iSCSI, shares, uploader, blobs (which syncs), endpoint.
+//! - A share is closed in this order: mount and export, uploads, share; the gateway: SMB, NFS and iSCSI, shares, uploader, blobs (which syncs), endpoint.
 
 mod buckets;
 mod control;
@@ -19,6 +19,7 @@ mod network;
 pub mod notices;
 mod portions;
 mod shares;
+mod smb;
 mod volumes;
 pub mod watch;
 
@@ -41,6 +42,7 @@ use crate::config::{Config, Endpoint, Size};
 use crate::protocol::iscsi::Iscsi;
 use crate::protocol::nfs::Nfs;
 use crate::protocol::s3::{self, credentials};
+use crate::protocol::smb::Smb;
 use crate::store::blob::{self, Batch, BlobStore};
 use crate::store::log;
 use crate::store::meta::{Key, Meta, Place, Row, ValueRow};
@@ -94,6 +96,7 @@ pub struct Gateway {
     nfs: Arc<Nfs>,
     iscsi: Arc<Iscsi>,
     volumes: volumes::Volumes,
+    smb: Arc<Smb>,
     /// All of the cache, of which shares have portions, in bytes.
     cache_bytes: u64,
     /// What a share is guaranteed of it where its file says nothing, in bytes.
@@ -130,6 +133,7 @@ impl Gateway {
         let id = gateway_id(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let nfs_key = network::nfs_key(&blobs).await.map_err(|error| StartError::Store(error.to_string()))?;
         let uploader = Uploader::start(blobs.clone(), upload_settings(&config));
+        let smb = smb::server(&config)?;
         let nfs = Nfs::new(&nfs_key, Some(&data.join("nfs"))).map_err(|error| StartError::Directory(data.join("nfs"), error))?;
         let gateway = Arc::new_cyclic(|weak: &Weak<Self>| Self {
             weak: weak.clone(),
@@ -143,6 +147,7 @@ impl Gateway {
             nfs,
             iscsi: Iscsi::new(),
             volumes: volumes::Volumes::default(),
+            smb,
             cache_bytes,
             default_guarantee: AtomicU64::new(0),
             metrics,
@@ -233,7 +238,7 @@ impl Gateway {
     pub async fn drain(&self) -> Result<(), blob::BlobError> {
         self.stop.cancel();
         let _guard = self.reloading.lock().await;
-        futures_util::future::join(self.nfs.drain(), self.iscsi.drain()).await;
+        tokio::join!(self.smb.drain(), self.nfs.drain(), self.iscsi.drain());
         let running: Vec<_> = std::mem::take(&mut *self.shares.lock()).into_values().collect();
         for share in running {
             share.close().await;

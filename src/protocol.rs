@@ -7,3 +7,4 @@ pub mod iscsi;
 pub mod nfs;
 pub mod s3;
 pub mod scsi;
+pub mod smb;

@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("engine::volume", &["base", "store"]),
     ("protocol::fuse", &["base", "engine::file"]),
     ("protocol::nfs", &["base", "engine::file"]),
+    ("protocol::smb", &["base", "engine::file"]),
     ("protocol::iscsi", &["base", "protocol::scsi"]),
     ("protocol::scsi", &["base", "engine::volume"]),
     ("protocol::s3", &["base", "store::object"]),
@@ -36,6 +37,7 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("SystemTime::now", &["src/base/clock.rs"], "the wall clock only in base/clock"),
     ("fuser::", &["src/protocol/fuse"], "FUSE's wire only in protocol/fuse"),
     ("nfs3_types::", &["src/protocol/nfs"], "NFS's wire only in protocol/nfs"),
+    ("smb_server::", &["src/protocol/smb"], "SMB's wire only in protocol/smb"),
     ("s3s::", &["src/protocol/s3"], "S3's wire only in protocol/s3"),
 ];
 

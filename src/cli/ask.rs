@@ -44,6 +44,21 @@ fn one(status: &Status, name: &str, json: bool) -> Exit {
     }
 }
 
+/// SMB connections; those of `close` are ended first.
+pub(super) async fn sessions(config: &Config, close: Option<String>, json: bool) -> Exit {
+    let client = client(config);
+    if let Some(user) = close
+        && let Err(reason) = client.end_sessions(&user).await
+    {
+        return fail(Exit::Failed, &reason);
+    }
+    match client.status().await {
+        Ok(status) if json => show::json(&status.smb.sessions),
+        Ok(status) => show::sessions(&status),
+        Err(reason) => fail(Exit::Failed, &reason),
+    }
+}
+
 pub(super) async fn status(config: &Config, args: &StatusArgs) -> Exit {
     let client = client(config);
     if args.watch {

@@ -61,6 +61,43 @@ where
     address
 }
 
+/// Runs a server that binds its one address itself, once it could: now, and then the address is returned, or later.
+pub(super) async fn serve_own<F, B, R>(
+    gateway: &Arc<Gateway>,
+    servers: &Servers,
+    what: &'static str,
+    wanted: SocketAddr,
+    bind: F,
+    run: R,
+) -> Option<SocketAddr>
+where
+    F: Fn() -> B + Send + Sync + 'static,
+    B: Future<Output = io::Result<SocketAddr>> + Send + 'static,
+    R: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let about = About::Listen(format!("{what} {wanted}"));
+    let first = bind().await;
+    let address = first.as_ref().ok().copied();
+    let (gateway, stop) = (gateway.clone(), servers.stop.clone());
+    servers.tasks.spawn(async move {
+        let mut retry = Backoff::new();
+        let mut bound = first;
+        while let Err(error) = bound {
+            refused(&gateway, &about, what, wanted, &error);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(retry.left()) => retry.again(),
+            }
+            bound = bind().await;
+        }
+        gateway.mended(&about);
+        if let Err(error) = run.await {
+            gateway.notice(about, format!("{what} ended: {error}; restart the gateway"));
+        }
+    });
+    address
+}
+
 /// Binds; where that fails one line says so.
 async fn bind(gateway: &Gateway, about: &About, what: &str, wanted: &[SocketAddr]) -> Option<TcpListener> {
     let mut failed = None;
@@ -71,10 +108,14 @@ async fn bind(gateway: &Gateway, about: &About, what: &str, wanted: &[SocketAddr
         }
     }
     if let Some((address, error)) = failed {
-        gateway.notice(
-            about.clone(),
-            format!("{what} cannot listen on {address}: {error}; choose another address or stop who has it (it is tried again)"),
-        );
+        refused(gateway, about, what, *address, &error);
     }
     None
+}
+
+fn refused(gateway: &Gateway, about: &About, what: &str, address: SocketAddr, error: &io::Error) {
+    gateway.notice(
+        about.clone(),
+        format!("{what} cannot listen on {address}: {error}; choose another address or stop who has it (it is tried again)"),
+    );
 }

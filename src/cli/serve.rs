@@ -41,10 +41,11 @@ pub(super) async fn run(config: Config) -> Exit {
     let nfs = serve_nfs(&gateway, &servers).await;
     gateway.open_volumes().await;
     let iscsi = serve_iscsi(&gateway, &servers).await;
+    let smb = serve_smb(&gateway, &servers).await;
     servers.tasks.spawn(watch::run(gateway.clone()));
     servers.tasks.spawn(mend::run(gateway.clone()));
     servers.tasks.spawn(disk::run(gateway.clone()));
-    announce(&gateway, admin, endpoint, &nfs, &iscsi).await;
+    announce(&gateway, admin, endpoint, &nfs, &iscsi, smb).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
     signals.asked().await;
@@ -147,10 +148,28 @@ async fn listen_iscsi(gateway: &Arc<Gateway>, servers: &Servers) -> Vec<SocketAd
     served
 }
 
+/// Listens for SMB, where that is wanted: now, and then the address is returned, or later.
+async fn serve_smb(gateway: &Arc<Gateway>, servers: &Servers) -> Option<SocketAddr> {
+    // Where that fails it is a notice, and is looked at again.
+    let _ = gateway.reload_users().await;
+    let wanted = gateway.config().smb.address()?;
+    let (smb, run) = (gateway.smb().clone(), gateway.smb().clone());
+    let bind = move || {
+        let smb = smb.clone();
+        async move { smb.bind().await }
+    };
+    listen::serve_own(gateway, servers, "SMB ([smb] listen)", wanted, bind, run.serve()).await
+}
+
 /// How Linux mounts a share, without rpcbind.
 fn mount_command(address: SocketAddr, share: &str) -> String {
     let (host, port) = (address.ip(), address.port());
     format!("mount -t nfs -o vers=3,tcp,nolock,port={port},mountport={port},mountproto=tcp {host}:/{share} /mnt")
+}
+
+/// How Linux mounts a share as a user of `tidegate user add`.
+fn smb_command(address: SocketAddr, share: &str) -> String {
+    format!("mount -t cifs -o vers=3.1.1,port={},username=USER //{}/{share} /mnt", address.port(), address.ip())
 }
 
 /// Says what is served, and the exact command for each.
@@ -160,6 +179,7 @@ async fn announce(
     endpoint: Option<SocketAddr>,
     nfs: &[SocketAddr],
     iscsi: &[SocketAddr],
+    smb: Option<SocketAddr>,
 ) {
     let mut lines = vec![format!("tidegate {} is running", env!("CARGO_PKG_VERSION"))];
     if let Some(address) = endpoint {
@@ -185,6 +205,9 @@ async fn announce(
         }
         if let Some(address) = nfs.first() {
             lines.push(format!("           nfs     {}", mount_command(*address, &share.name)));
+        }
+        if let Some(address) = smb {
+            lines.push(format!("           smb     {}", smb_command(address, &share.name)));
         }
         if !share.reason.is_empty() {
             lines.push(format!("           {}", share.reason));

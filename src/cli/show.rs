@@ -59,6 +59,19 @@ pub(super) fn share(share: &ShareStatus) -> Exit {
     ])
 }
 
+pub(super) fn sessions(status: &Status) -> Exit {
+    out::print(&session_lines(status))
+}
+
+fn session_lines(status: &Status) -> Vec<String> {
+    let mut lines = vec![format!("{:<24} {:<8} {:<24} {:<24} FAILED LOGONS", "CLIENT", "DIALECT", "USERS", "SHARES")];
+    lines.extend(status.smb.sessions.iter().map(|session| {
+        let (users, shares) = (session.users.join(", "), session.shares.join(", "));
+        format!("{:<24} {:<8} {users:<24} {shares:<24} {}", session.client, session.dialect, session.failed_logons)
+    }));
+    lines
+}
+
 pub(super) fn status(status: &Status) -> Exit {
     let cache = &status.cache;
     let writable = HumanBytes(cache.writable_bytes);
@@ -83,6 +96,14 @@ pub(super) fn status(status: &Status) -> Exit {
             let ProcedureStatus { name, calls, errors, mean_us } = procedure;
             lines.push(format!("  {name:<12} {calls:>12} calls {errors:>9} errors {mean_us:>9} µs"));
         }
+    }
+    if !status.smb.sessions.is_empty() {
+        lines.push(format!("\nsmb: {} connections", status.smb.sessions.len()));
+        lines.extend(session_lines(status).into_iter().map(|line| format!("  {line}")));
+        lines.extend(status.smb.shares.iter().map(|share| {
+            let (read, written) = (HumanBytes(share.read_bytes), HumanBytes(share.written_bytes));
+            format!("  {}: {} open, {read} read, {written} written, {} errors", share.name, share.open_files, share.errors)
+        }));
     }
     lines.extend(status.notices.iter().map(|notice| format!("\nnotice: {notice}")));
     out::print(&lines)

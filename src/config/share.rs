@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, NfsShareConfig, S3Config, Size, Span, parse};
+use super::{Config, ConfigError, NfsShareConfig, S3Config, Size, SmbShareConfig, Span, parse};
 use crate::engine::file::share::{ConflictPolicy, Durability, Settings};
 use crate::protocol::fuse;
 
@@ -86,6 +86,9 @@ pub struct ShareConfig {
     /// How it is offered through NFS; to this machine alone where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nfs: Option<NfsShareConfig>,
+    /// How it is offered through SMB; to every user where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smb: Option<SmbShareConfig>,
 }
 
 /// `[fuse]` of a share.
@@ -204,6 +207,9 @@ impl ShareConfig {
             && guaranteed > maximum
         {
             return fail("cache_guaranteed", "is more than cache_maximum".into());
+        }
+        if let Some(smb) = &self.smb {
+            smb.check().map_err(|(field, reason)| (format!("smb.{field}"), reason))?;
         }
         if let Some(s3) = &self.s3 {
             s3.check().map_err(|(field, reason)| (format!("s3.{field}"), reason))?;

@@ -141,6 +141,7 @@ impl Control for Gateway {
             notices: self.all_notices(),
             nfs: self.nfs_status(),
             volumes: self.volume_statuses(),
+            smb: self.smb_status(),
             ..Status::default()
         };
         for (name, part) in parts {
@@ -155,6 +156,17 @@ impl Control for Gateway {
         match running {
             Some(share) => share.refresh(path).await.map_err(|error| error.to_string()),
             None => Err(format!("the share \"{share}\" does not run")),
+        }
+    }
+
+    async fn reload_users(&self) -> Result<(), String> {
+        Self::reload_users(self).await
+    }
+
+    async fn end_sessions(&self, user: &str) -> Result<(), String> {
+        match self.smb.end_sessions(user).await {
+            true => Ok(()),
+            false => Err(format!("there is no user \"{user}\" who may log on; see `tidegate user list`")),
         }
     }
 
@@ -191,6 +203,7 @@ impl Control for Gateway {
                 .set(self.age_s(usage.oldest_dirty_ns) as f64);
         }
         self.nfs_metrics();
+        self.smb_metrics();
         self.metrics.run_upkeep();
         self.metrics.render()
     }

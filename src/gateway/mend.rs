@@ -108,7 +108,7 @@ impl Gateway {
             },
         }
         self.mount(name, &mut tried).await;
-        self.offer(name, &tried.config, tried.share.as_ref());
+        self.offer(name, &tried.config, tried.share.as_ref()).await;
         let mut shares = self.shares.lock();
         let Some(running) = shares.get_mut(name) else { return };
         if tried.reason.is_empty() {

@@ -1,7 +1,7 @@
 //! The network front ends of a gateway's shares: what is offered follows what runs and what the shares' files say.
 //!
-//! Invariant: a share that is configured and does not run (it is being reopened, or cannot be opened) stays exported, and its clients are
-//! told to wait; only one that is gone from the configuration is stale.
+//! Invariant: a share that is configured and does not run (it is being reopened, or cannot be opened) stays exported, and its NFS clients are
+//! told to wait; only one that is gone from the configuration is stale. SMB has no word for it: there it is gone meanwhile.
 
 use std::fs::File;
 use std::io::Read;
@@ -28,9 +28,10 @@ impl Gateway {
     }
 
     /// Offers a share as its file says; without `share` its clients wait.
-    pub(super) fn offer(&self, name: &str, config: &ShareConfig, share: Option<&Arc<Share>>) {
+    pub(super) async fn offer(&self, name: &str, config: &ShareConfig, share: Option<&Arc<Share>>) {
         let vfs = share.map(|share| share.clone() as Arc<dyn Vfs>);
-        self.nfs.export(name, config.nfs.clone().unwrap_or_default().rules(), vfs);
+        self.nfs.export(name, config.nfs.clone().unwrap_or_default().rules(), vfs.clone());
+        self.smb.offer(name, config.smb_rules(&self.config), vfs).await;
     }
 
     pub(super) fn nfs_status(&self) -> NfsStatus {

@@ -29,6 +29,8 @@ pub enum About {
     Embedded,
     /// The data directory's disk.
     Disk,
+    /// The users of SMB.
+    Users,
 }
 
 /// See the file's header.

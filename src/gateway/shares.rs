@@ -147,7 +147,7 @@ impl Gateway {
                 self.change(name, Running { is_leaving: false, ..running }, config).await
             }
             Some(running) => {
-                self.offer(name, &config, None);
+                self.offer(name, &config, None).await;
                 running.close().await;
                 self.open(name, config).await
             }
@@ -156,7 +156,7 @@ impl Gateway {
         if !running.reason.is_empty() {
             tracing::error!(share = name, reason = running.reason, "the share, or its mount, does not run");
         }
-        self.offer(name, &running.config, running.share.as_ref());
+        self.offer(name, &running.config, running.share.as_ref()).await;
         self.shares.lock().insert(name.to_owned(), running);
     }
 
@@ -180,6 +180,7 @@ impl Gateway {
     async fn remove(self: &Arc<Self>, name: &str) {
         tracing::info!(share = name, "removed from the configuration: uploading what it has");
         self.nfs.unexport(name);
+        self.smb.unoffer(name).await;
         let (share, mount) = {
             let mut shares = self.shares.lock();
             let Some(running) = shares.get_mut(name) else { return };

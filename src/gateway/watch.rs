@@ -1,4 +1,4 @@
-//! Notices when the shares' files change, and reloads.
+//! Notices when the shares' files change, and reloads. The file of SMB's users is read again then too; `tidegate user` says itself that it changed it.
 //!
 //! Invariant: an event is only a reason to look; what is in force is always read from the files. So a lost or doubled event does no harm:
 //! files are also looked at now and then.
@@ -42,5 +42,7 @@ pub async fn run(gateway: Arc<Gateway>) {
             }
         }
         gateway.reload().await;
+        // Where that fails it is a notice.
+        let _ = gateway.reload_users().await;
     }
 }

@@ -38,6 +38,12 @@ pub trait Control: Send + Sync + 'static {
     /// Does something with volumes.
     async fn volume(&self, command: VolumeCommand) -> Result<VolumeAnswer, String>;
 
+    /// Puts the file of the SMB users in force.
+    async fn reload_users(&self) -> Result<(), String>;
+
+    /// Ends the SMB sessions of a user.
+    async fn end_sessions(&self, user: &str) -> Result<(), String>;
+
     /// Prometheus' text format.
     fn metrics(&self) -> String;
 }
@@ -63,6 +69,9 @@ pub struct Status {
     /// Its volumes, by name.
     #[serde(default)]
     pub volumes: Vec<VolumeStatus>,
+    /// SMB.
+    #[serde(default)]
+    pub smb: SmbStatus,
     /// What an operator should know: damage, what an endpoint lacks, a configuration that was refused. Each goes when it is mended.
     pub notices: Vec<String>,
 }
@@ -154,6 +163,47 @@ pub struct ProcedureStatus {
     pub mean_us: u64,
 }
 
+/// The SMB server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct SmbStatus {
+    /// Connections that are open.
+    pub sessions: Vec<SmbSession>,
+    /// Shares that are offered.
+    pub shares: Vec<SmbShareStatus>,
+}
+
+/// One connection of the SMB server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct SmbSession {
+    /// Address and port of the client.
+    pub client: String,
+    /// The protocol's version; empty before it is negotiated.
+    pub dialect: String,
+    /// Users that logged on.
+    pub users: Vec<String>,
+    /// Shares that were connected.
+    pub shares: Vec<String>,
+    /// Logons that failed.
+    pub failed_logons: u64,
+}
+
+/// One share of the SMB server, counted since it was offered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct SmbShareStatus {
+    /// The share.
+    pub name: String,
+    /// Files and directories that clients have open.
+    pub open_files: u64,
+    /// How often something was opened.
+    pub opens: u64,
+    /// Bytes that clients read.
+    pub read_bytes: u64,
+    /// Bytes that clients wrote.
+    pub written_bytes: u64,
+    /// Requests that were answered with an error of the share.
+    pub errors: u64,
+}
+
 #[derive(Deserialize)]
 struct RefreshQuery {
     #[serde(default)]
@@ -185,6 +235,8 @@ pub async fn serve(listener: TcpListener, control: Arc<dyn Control>, stop: Cance
         .route("/v1/shares/{share}/refresh", post(refresh))
         .route("/v1/uploads/wait", post(wait))
         .route("/v1/volumes", post(volume))
+        .route("/v1/smb/users/reload", post(reload_users))
+        .route("/v1/smb/users/{user}/end-sessions", post(end_sessions))
         .with_state(control);
     axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await
 }
@@ -226,6 +278,14 @@ async fn wait(State(control): State<Arc<dyn Control>>, Query(query): Query<WaitQ
 
 async fn volume(State(control): State<Arc<dyn Control>>, Json(command): Json<VolumeCommand>) -> Response {
     answer(control.volume(command).await.map(|answer| Json(answer).into_response()))
+}
+
+async fn reload_users(State(control): State<Arc<dyn Control>>) -> Response {
+    answer(control.reload_users().await.map(|()| StatusCode::NO_CONTENT.into_response()))
+}
+
+async fn end_sessions(State(control): State<Arc<dyn Control>>, Path(user): Path<String>) -> Response {
+    answer(control.end_sessions(&user).await.map(|()| StatusCode::NO_CONTENT.into_response()))
 }
 
 fn answer(result: Result<Response, String>) -> Response {

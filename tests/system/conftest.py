@@ -32,13 +32,14 @@ def free_port():
 class Gateway:
     """One gateway in a directory of its own."""
 
-    def __init__(self, root, config="", share="", shares=None, nfs=None, prefix=(), view=""):
-        """`nfs`: [nfs] of the gateway; `prefix`: words before the program's, as of nsenter; `view`: where its mounts are seen, if not from here."""
+    def __init__(self, root, config="", share="", shares=None, nfs=None, smb='encryption = "client"', prefix=(), view=""):
+        """`nfs`: [nfs] of the gateway; `smb`: what its [smb] says besides the address; `prefix`: words before the program's, as of nsenter; `view`: where its mounts are seen, if not from here."""
         self.root = pathlib.Path(root)
-        self.s3_port, self.admin_port, self.nfs_port, self.iscsi_port = (free_port() for _ in range(4))
+        self.s3_port, self.admin_port, self.nfs_port, self.smb_port, self.iscsi_port = (free_port() for _ in range(5))
         self.process = None
         self.prefix, self.view = list(prefix), view
         self.nfs = nfs or f'listen = ["127.0.0.1:{self.nfs_port}"]\nrpcbind = false'
+        self.smb = f'listen = ["127.0.0.1:{self.smb_port}"]\n{smb}'
         (self.root / "shares").mkdir(parents=True, exist_ok=True)
         self.write_config(config)
         shares = shares if shares is not None else {"demo": 'bucket = "demo"\n' + share + '\n[fuse]\nmount = "mnt/demo"\n'}
@@ -49,7 +50,7 @@ class Gateway:
         self.config = self.root / "tidegate.toml"
         self.config.write_text(
             f'[embedded]\nlisten = "127.0.0.1:{self.s3_port}"\n[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
-            f'[nfs]\n{self.nfs}\n[iscsi]\nlisten = ["127.0.0.1:{self.iscsi_port}"]\n{extra}\n'
+            f'[nfs]\n{self.nfs}\n[smb]\n{self.smb}\n[iscsi]\nlisten = ["127.0.0.1:{self.iscsi_port}"]\n{extra}\n'
         )
 
     @property
@@ -111,9 +112,9 @@ class Gateway:
         if os.environ.get("TIDEGATE_KEEP") != "1":
             shutil.rmtree(self.root, ignore_errors=True)
 
-    def run(self, *args, check=True, timeout=300):
+    def run(self, *args, check=True, timeout=300, **options):
         done = subprocess.run(
-            [*self.prefix, PROGRAM, "--config", str(self.config), *args], capture_output=True, text=True, timeout=timeout, cwd=self.root
+            [*self.prefix, PROGRAM, "--config", str(self.config), *args], capture_output=True, text=True, timeout=timeout, cwd=self.root, **options
         )
         if check:
             assert done.returncode == 0, f"{args}: {done.returncode}: {done.stderr}"

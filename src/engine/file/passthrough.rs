@@ -22,7 +22,7 @@ use std::io as std_io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,6 +58,8 @@ pub(crate) struct Passthrough {
     next_handle: AtomicU64,
     locks: Mutex<Locks>,
     pub(crate) changes: Hub,
+    /// Nobody changes the directory but through this: what was listed is kept true by what is told.
+    pub(crate) is_alone: AtomicBool,
     verifier: u64,
 }
 
@@ -75,8 +77,14 @@ impl Passthrough {
             next_handle: AtomicU64::new(1),
             locks: Mutex::default(),
             changes: Hub::default(),
+            is_alone: AtomicBool::new(false),
             verifier: fastrand::u64(..),
         }))
+    }
+
+    /// Handles that are open.
+    pub(crate) fn open_count(&self) -> usize {
+        self.handles.lock().len()
     }
 
     fn at(&self, node: NodeId) -> Result<Arc<OwnedFd>, VfsError> {
@@ -136,6 +144,10 @@ impl Passthrough {
 impl Vfs for Passthrough {
     fn root(&self) -> NodeId {
         self.root
+    }
+
+    fn is_listing_current(&self, _dir: NodeId) -> bool {
+        self.is_alone.load(Ordering::Relaxed)
     }
 
     async fn lookup(&self, who: &Caller, parent: NodeId, name: &[u8]) -> Result<Attr, VfsError> {

@@ -66,6 +66,25 @@ impl Client {
         parse(&self.send(Method::POST, "/v1/volumes", body.into()).await?)
     }
 
+    /// See [`super::Control::reload_users`]; `Ok(false)`: no gateway runs.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub async fn reload_users(&self) -> Result<bool, String> {
+        if TcpStream::connect(self.address).await.is_err() {
+            return Ok(false);
+        }
+        self.ask(Method::POST, "/v1/smb/users/reload").await.map(|_| true)
+    }
+
+    /// See [`super::Control::end_sessions`].
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub async fn end_sessions(&self, user: &str) -> Result<(), String> {
+        self.ask(Method::POST, &format!("/v1/smb/users/{}/end-sessions", escape(user))).await.map(drop)
+    }
+
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, String> {
         self.send(method, path, Bytes::new()).await
     }
