@@ -1,4 +1,5 @@
 //! What bytes mean: names (`file`), blocks (`volume`), records (`tape`). Siblings are strangers.
 
 pub mod file;
+pub mod tape;
 pub mod volume;

@@ -1,11 +1,13 @@
-//! SCSI: what a disk (later a tape drive, a changer) answers to commands, whatever carries them. SAM-5, SPC-4, SBC-3.
+//! SCSI: what a disk, a tape drive, a changer answers to commands, whatever carries them. SAM-5, SPC-4, SBC-3, SSC-4, SMC-3.
 //!
 //! What lives here: [`LogicalUnit`], the seam that device types implement, and the words that they share: [`Status`], [`Failure`],
 //! [`Answer`], [`Completion`]. From the outside in: `scsi/target.rs` (units by number, and who talks to them), `scsi/lun.rs` (one unit as
 //! initiators see it: the order of checks is there), `scsi/task.rs` (commands under way, their order, their abort), `scsi/attention.rs`,
 //! `scsi/reservation.rs` with `scsi/keeper.rs` (what of it survives), `scsi/opcode.rs` (the table of all commands), `scsi/cdb.rs`,
-//! `scsi/sense.rs`; the commands of every type: `scsi/primary.rs`, `scsi/inquiry.rs`, `scsi/mode.rs`, `scsi/report.rs`; the disk:
-//! `scsi/disk.rs` over a [`BlockDevice`](crate::engine::volume::BlockDevice).
+//! `scsi/sense.rs`; the commands of every type: `scsi/primary.rs`, `scsi/inquiry.rs`, `scsi/mode.rs`, `scsi/log.rs`, `scsi/report.rs`; the
+//! disk: `scsi/disk.rs` over a [`BlockDevice`](crate::engine::volume::BlockDevice); the tape drive: `scsi/tape.rs` over a
+//! [`Drive`](crate::engine::tape::Drive); the changer: `scsi/changer.rs` over a [`Library`](crate::engine::tape::Library); what the drives
+//! and changers of others call themselves: `scsi/personality.rs`.
 //!
 //! Invariants:
 //! - A command always completes with a status: nothing that an initiator sends is an error of the program.
@@ -16,16 +18,20 @@
 
 mod attention;
 mod cdb;
+mod changer;
 mod disk;
 mod inquiry;
 mod keeper;
+mod log;
 mod lun;
 mod mode;
 mod opcode;
+mod personality;
 mod primary;
 mod report;
 mod reservation;
 mod sense;
+mod tape;
 mod target;
 mod task;
 
@@ -33,12 +39,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use cdb::Cdb;
+pub use changer::Changer;
 pub use disk::Disk;
 pub use inquiry::Identity;
 pub use keeper::Keeper;
 pub use lun::Lun;
 pub use opcode::{Access, Moves, Opcode};
-pub use sense::{Condition, Key, Sense};
+pub use personality::{ChangerModel, Density, DriveModel};
+pub use sense::{Condition, Key, Sense, Stream};
+pub use tape::Tape;
 pub use target::{LogicalUnitNumber, Nexus, Target};
 pub use task::{Attribute, Task};
 
@@ -65,6 +74,8 @@ pub enum Status {
 pub enum Failure {
     /// CHECK CONDITION.
     Sense(Sense),
+    /// CHECK CONDITION, and the data that came before.
+    Partial(Vec<Bytes>, Sense),
     /// Another status than GOOD and CHECK CONDITION.
     Status(Status),
 }
@@ -167,8 +178,17 @@ pub trait LogicalUnit: Send + Sync + 'static {
     /// The mode pages of its type, current values (SPC-4 §7.5).
     fn mode_pages(&self) -> Vec<mode::Page>;
 
-    /// The header of the mode parameters: the device-specific byte, and the block descriptor (8 bytes, 16 with `long`, or none).
-    fn mode_header(&self, long: bool) -> (u8, Vec<u8>);
+    /// The header of the mode parameters; the block descriptor in its long form with `long`, where there is one.
+    fn mode_header(&self, long: bool) -> mode::Header;
+
+    /// Takes the header of a mode parameter list, which begins its block descriptor at byte `at`: whether it changed something.
+    ///
+    /// # Errors
+    /// Where it says what cannot be.
+    async fn set_mode_header(&self, header: &mode::Header, at: u16) -> Result<bool, Failure> {
+        mode::check_descriptor(header, [self.mode_header(false), self.mode_header(true)], at)?;
+        Ok(false)
+    }
 
     /// Takes a changed mode page.
     ///
@@ -178,6 +198,20 @@ pub trait LogicalUnit: Send + Sync + 'static {
 
     /// Whether software write protect applies (control mode page), told when it changes.
     fn set_write_protect(&self, on: bool);
+
+    /// TEST UNIT READY.
+    ///
+    /// # Errors
+    /// Why it is not.
+    fn ready(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Whether initiators forbid the removal of a medium, told when it changes.
+    fn set_prevented(&self, _on: bool) {}
+
+    /// The unit is reset: what is its own begins anew. All commands have ended before.
+    async fn reset(&self) {}
 
     /// What changed in the unit by itself since this was last asked, for all initiators to hear: a capacity, a medium.
     fn attention(&self) -> Option<Condition> {

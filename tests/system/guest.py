@@ -1,4 +1,4 @@
-"""A virtual machine with a distribution's kernel: the real NFS client.
+"""A virtual machine with a distribution's kernel: the real NFS and iSCSI clients.
 
 The images are made once by tests/guest/build. A guest runs one job (a shell script, as root) on a copy of its disk that is dropped at the
 end; the host's loopback is 10.0.2.2 inside. All guests look like 127.0.0.1 to the host.

@@ -50,6 +50,7 @@ impl Disk {
     pub fn new(device: Arc<dyn BlockDevice>, product: &str, serial: &str) -> Self {
         let identity = Identity {
             device_type: 0,
+            vendor: "TIDEGATE".to_owned(),
             product: product.to_owned(),
             revision: env!("CARGO_PKG_VERSION").chars().take(4).collect(),
             serial: serial.to_owned(),
@@ -184,7 +185,7 @@ impl LogicalUnit for Disk {
             Verb::CopyParameters => Ok(self.copy_parameters(&cdb)),
             Verb::CopyStatus => self.copy_status(nexus, &cdb),
             // It spins for everybody: one initiator does not stop it.
-            Verb::StartStop | Verb::PreventRemoval => Ok(Answer::none()),
+            Verb::StartStop => Ok(Answer::none()),
             _ => Err(Condition::INVALID_COMMAND_OPERATION_CODE.into()),
         }
     }
@@ -197,7 +198,7 @@ impl LogicalUnit for Disk {
         self.pages_of_modes()
     }
 
-    fn mode_header(&self, long: bool) -> (u8, Vec<u8>) {
+    fn mode_header(&self, long: bool) -> mode::Header {
         self.header_of_modes(long)
     }
 

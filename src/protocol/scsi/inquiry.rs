@@ -12,14 +12,14 @@ use super::{Answer, Failure};
 const VERSIONS: [u16; 3] = [0x00a0, 0x0460, 0x0960];
 /// SPC-4.
 const VERSION: u8 = 0x06;
-/// T10 vendor identification, 8 characters.
-const VENDOR: &str = "TIDEGATE";
 
 /// What INQUIRY says of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// PERIPHERAL DEVICE TYPE: 0 a disk, 1 a tape drive, 8 a changer.
     pub device_type: u8,
+    /// T10 VENDOR IDENTIFICATION, at most 8 characters.
+    pub vendor: String,
     /// PRODUCT IDENTIFICATION, at most 16 characters.
     pub product: String,
     /// PRODUCT REVISION LEVEL, at most 4 characters.
@@ -45,14 +45,14 @@ impl Identity {
         (hash >> 4 | 3 << 60).to_be_bytes()
     }
 
-    /// The T10 vendor identification designator.
+    /// The T10 vendor identification designator (§7.8.5.4).
     pub(super) fn vendor_id(&self) -> Vec<u8> {
-        [padded(VENDOR, 8), self.serial.bytes().take(200).collect()].concat()
+        [padded(&self.vendor, 8), padded(&self.product, 16), self.serial.bytes().take(200).collect()].concat()
     }
 }
 
 /// Left-aligned ASCII, padded with blanks.
-fn padded(text: &str, len: usize) -> Vec<u8> {
+pub(super) fn padded(text: &str, len: usize) -> Vec<u8> {
     let printable = text.bytes().map(|byte| if (0x20..0x7f).contains(&byte) { byte } else { b'?' });
     let mut bytes: Vec<u8> = printable.take(len).collect();
     bytes.resize(len, b' ');
@@ -109,7 +109,7 @@ fn standard(identity: &Identity) -> Vec<u8> {
     data[5] = 0x10 | u8::from(identity.copies) << 3;
     // CMDQUE.
     data[7] = 0x02;
-    data[8..16].copy_from_slice(&padded(VENDOR, 8));
+    data[8..16].copy_from_slice(&padded(&identity.vendor, 8));
     data[16..32].copy_from_slice(&padded(&identity.product, 16));
     data[32..36].copy_from_slice(&padded(&identity.revision, 4));
     for (at, version) in VERSIONS.into_iter().chain([identity.standard]).enumerate() {
@@ -158,6 +158,7 @@ mod tests {
     fn names_are_what_the_standard_says() {
         let identity = Identity {
             device_type: 0,
+            vendor: "TIDEGATE".to_owned(),
             product: "DISK".to_owned(),
             revision: "1".to_owned(),
             serial: "vol-1".to_owned(),

@@ -4,6 +4,7 @@
 //! - The order of checks is fixed: is there such a command → unit attention → reservation → bits of the CDB → the command itself.
 //! - No lock is held while a command runs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     /// RESERVE(6): the nexus that holds the unit.
     pub(super) reserved: Option<u64>,
     pub(super) control: Control,
+    /// PREVENT ALLOW MEDIUM REMOVAL: the nexuses that prevent.
+    preventing: HashSet<u64>,
 }
 
 /// See the module.
@@ -70,6 +73,18 @@ impl Lun {
         if shared.reserved == Some(nexus.id) {
             shared.reserved = None;
         }
+        drop(shared);
+        self.prevent(nexus.id, false);
+    }
+
+    /// PREVENT ALLOW MEDIUM REMOVAL (SPC-4 §6.14): in force while any nexus prevents it.
+    fn prevent(&self, nexus: u64, on: bool) {
+        let mut shared = self.shared.lock();
+        let is_new = if on { shared.preventing.insert(nexus) } else { shared.preventing.remove(&nexus) };
+        let is_first_or_last = shared.preventing.len() == usize::from(on);
+        if is_new && is_first_or_last {
+            self.unit.set_prevented(on);
+        }
     }
 
     /// Tells all initiators.
@@ -102,9 +117,12 @@ impl Lun {
         let mut shared = self.shared.lock();
         shared.reserved = None;
         shared.control = Control::default();
+        shared.preventing.clear();
         shared.attentions.raise(Condition::BUS_DEVICE_RESET_FUNCTION_OCCURRED, None);
         drop(shared);
         self.unit.set_write_protect(false);
+        self.unit.set_prevented(false);
+        self.unit.reset().await;
     }
 
     pub(super) async fn execute(&self, task: &Task, number: u64, data: Bytes, announced_bytes: u64) -> Completion {
@@ -114,11 +132,14 @@ impl Lun {
                 Completion { status, sense: Vec::new(), data: answer.data }
             }
             Err(Failure::Status(status)) => Completion::of(status),
-            Err(Failure::Sense(sense)) => {
-                let as_descriptors = self.shared.lock().control.d_sense;
-                Completion { status: Status::CheckCondition, sense: sense.bytes(as_descriptors), data: Vec::new() }
-            }
+            Err(Failure::Sense(sense)) => self.check_condition(&sense, Vec::new()),
+            Err(Failure::Partial(data, sense)) => self.check_condition(&sense, data),
         }
+    }
+
+    fn check_condition(&self, sense: &Sense, data: Vec<Bytes>) -> Completion {
+        let as_descriptors = self.shared.lock().control.d_sense;
+        Completion { status: Status::CheckCondition, sense: sense.bytes(as_descriptors), data }
     }
 
     async fn checked(&self, task: &Task, number: u64, data: Bytes, announced_bytes: u64) -> Result<Answer, Failure> {
@@ -127,6 +148,11 @@ impl Lun {
         opcode.check(&task.cdb)?;
         if PRIMARY.iter().any(|primary| std::ptr::eq(primary, opcode)) {
             return self.primary(opcode.verb, task, number, &data).await;
+        }
+        if opcode.verb == Verb::PreventRemoval {
+            // Bit 1 is about a second door, which no unit has (SPC-4 table 203).
+            self.prevent(task.nexus.id, task.cdb.bit(4, 0));
+            return Ok(Answer::none());
         }
         self.unit.execute(Command { nexus: task.nexus.id, opcode, cdb: task.cdb, data, announced_bytes }).await
     }
@@ -155,6 +181,8 @@ impl Lun {
             // Removal may be allowed, not prevented, by others than the holder.
             Verb::PreventRemoval if task.cdb.byte(4) == 0 => true,
             Verb::PreventRemoval => !reserved_by_another && shared.reservations.allows(&task.nexus.port, Access::Write),
+            // What is only told, and moves nothing (SMC-3 table 7).
+            Verb::ElementStatus if task.cdb.bit(6, 1) => true,
             _ => !reserved_by_another && shared.reservations.allows(&task.nexus.port, opcode.access),
         };
         if may_pass { Ok(()) } else { Err(Failure::Status(Status::ReservationConflict)) }

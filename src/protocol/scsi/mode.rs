@@ -10,6 +10,19 @@ use super::{Answer, Failure};
 
 const CONTROL: u8 = 0x0a;
 const ALL_PAGES: u8 = 0x3f;
+/// PERIPHERAL DEVICE TYPE of sequential-access devices.
+const TAPE: u8 = 1;
+
+/// The header of mode parameters, with the block descriptor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// MEDIUM TYPE.
+    pub medium: u8,
+    /// DEVICE-SPECIFIC PARAMETER.
+    pub device: u8,
+    /// The block descriptor: 8 bytes, 16 in the long form, or none.
+    pub descriptor: Vec<u8>,
+}
 
 /// A mode page without subpages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,20 +90,20 @@ pub(super) fn sense(lun: &Lun, cdb: &Cdb) -> Result<Answer, Failure> {
         list.extend([page.code, body.len() as u8]);
         list.extend(body);
     }
-    if list.is_empty() {
+    // Hosts ask tapes for page 0 to be told the header and the block descriptor alone.
+    if list.is_empty() && (code != 0 || lun.unit.identity().device_type != TAPE) {
         return Err(Sense::invalid_cdb(2).into());
     }
-    let long_descriptor = is_long && cdb.bit(1, 4);
-    let (device, mut descriptor) = lun.unit.mode_header(long_descriptor);
+    let Header { medium, device, mut descriptor } = lun.unit.mode_header(is_long && cdb.bit(1, 4));
     if cdb.bit(1, 3) {
         descriptor.clear();
     }
     let rest_bytes = descriptor.len() + list.len();
     let mut data = if is_long {
         let [high, low] = (rest_bytes as u16 + 6).to_be_bytes();
-        vec![high, low, 0, device, u8::from(long_descriptor && !descriptor.is_empty()), 0, 0, descriptor.len() as u8]
+        vec![high, low, medium, device, u8::from(descriptor.len() == 16), 0, 0, descriptor.len() as u8]
     } else {
-        vec![rest_bytes as u8 + 3, 0, device, descriptor.len() as u8]
+        vec![rest_bytes as u8 + 3, medium, device, descriptor.len() as u8]
     };
     data.extend(descriptor);
     data.extend(list);
@@ -102,10 +115,6 @@ pub(super) fn sense(lun: &Lun, cdb: &Cdb) -> Result<Answer, Failure> {
 pub(super) async fn select(lun: &Lun, task: &Task, data: &[u8]) -> Result<Answer, Failure> {
     let is_long = task.cdb.code() == 0x55;
     let len = if is_long { task.cdb.length(7, 2) } else { task.cdb.length(4, 1) };
-    if !task.cdb.bit(1, 4) {
-        // Without PF the list is in a vendor's format.
-        return Err(Sense::invalid_cdb_bit(1, 4).into());
-    }
     if task.cdb.bit(1, 0) {
         return Err(Sense::invalid_cdb_bit(1, 0).into());
     }
@@ -119,8 +128,14 @@ pub(super) async fn select(lun: &Lun, task: &Task, data: &[u8]) -> Result<Answer
     }
     let descriptor_bytes = if is_long { number(data, 6, 2) } else { number(data, 3, 1) } as usize;
     let list_at = header_bytes + descriptor_bytes;
-    check_descriptor(lun, data.get(header_bytes..list_at).ok_or(Condition::PARAMETER_LIST_LENGTH_ERROR)?, header_bytes)?;
+    let descriptor = data.get(header_bytes..list_at).ok_or(Condition::PARAMETER_LIST_LENGTH_ERROR)?.to_vec();
+    if !task.cdb.bit(1, 4) && list_at < len {
+        // Without PF pages are in a vendor's format.
+        return Err(Sense::invalid_cdb_bit(1, 4).into());
+    }
+    let (medium, device) = if is_long { (data[2], data[3]) } else { (data[1], data[2]) };
     let changed = changed_pages(lun, &data[list_at..], list_at)?;
+    let is_header_new = lun.unit.set_mode_header(&Header { medium, device, descriptor }, header_bytes as u16).await?;
     for page in &changed {
         if page.code == CONTROL {
             let control = Control::of(&page.body);
@@ -130,17 +145,20 @@ pub(super) async fn select(lun: &Lun, task: &Task, data: &[u8]) -> Result<Answer
             lun.unit.set_mode_page(page).await?;
         }
     }
-    if !changed.is_empty() {
+    if is_header_new || !changed.is_empty() {
         lun.shared.lock().attentions.raise(Condition::MODE_PARAMETERS_CHANGED, Some(task.nexus.id));
     }
     Ok(Answer::none())
 }
 
-/// A block descriptor may be there, and has to say what is so.
-fn check_descriptor(lun: &Lun, descriptor: &[u8], at: usize) -> Result<(), Failure> {
-    let same = |own: &[u8]| own.len() == descriptor.len() && own[own.len() - 3..] == descriptor[own.len() - 3..];
-    let (short, long) = (lun.unit.mode_header(false).1, lun.unit.mode_header(true).1);
-    if descriptor.is_empty() || same(&short) || same(&long) { Ok(()) } else { Err(Sense::invalid_parameter(at as u16).into()) }
+/// For units that change nothing of it: a block descriptor may be there, and has to say what is so.
+pub(super) fn check_descriptor(given: &Header, own: [Header; 2], at: u16) -> Result<(), Failure> {
+    let given = &given.descriptor[..];
+    let is_same = |own: &[u8]| own.len() == given.len() && own.ends_with(&given[given.len().saturating_sub(3)..]);
+    if given.is_empty() || own.iter().any(|own| is_same(&own.descriptor)) {
+        return Ok(());
+    }
+    Err(Sense::invalid_parameter(at).into())
 }
 
 /// The pages of a list that differ from what they are now.

@@ -1,11 +1,19 @@
 //! The table of commands: one row says how a command is recognized, which of its bits are allowed, what data it moves, and what a
 //! reservation does to it. It routes, it checks, and it answers REPORT SUPPORTED OPERATION CODES.
 //!
+//! What lives here: the words of the table, and the rows of every type and of disks; `opcode/stream.rs` has those of tape drives,
+//! `opcode/changer.rs` those of changers.
+//!
 //! Invariant: the usage of a row is as long as its CDB, and has in byte 0 the code and in byte 1 (low bits) the service action, as
 //! SPC-4 §6.35.3 has it.
 
+mod changer;
+mod stream;
+
 use super::cdb::Cdb;
 use super::sense::Sense;
+pub use changer::CHANGER;
+pub use stream::STREAM;
 
 /// What a reservation of another initiator does to a command (SPC-4 table 68, SBC-3 table 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +57,11 @@ pub enum Data {
     VerifyOut(Place),
     /// One block, or none with NDOB (WRITE SAME).
     SameOut,
+    /// Records: a count of blocks with FIXED, else of bytes (SSC-4 §7.2, §7.3).
+    RecordsIn(Place),
+    RecordsOut(Place),
+    /// The same, or nothing without BYTCMP (VERIFY(6)).
+    RecordsCompared(Place),
 }
 
 /// What a command of which the bytes are known moves, in bytes.
@@ -100,6 +113,31 @@ pub enum Verb {
     ExtendedCopy,
     CopyStatus,
     CopyParameters,
+    // Of tape drives.
+    Rewind,
+    BlockLimits,
+    Format,
+    WriteFilemarks,
+    Space,
+    Erase,
+    Load,
+    Locate,
+    ReadPosition,
+    DensitySupport,
+    LogSelect,
+    LogSense,
+    ReadAttribute,
+    WriteAttribute,
+    SecurityIn,
+    // Of changers.
+    InitializeElements,
+    OpenClose,
+    PositionToElement,
+    MoveMedium,
+    ExchangeMedium,
+    ElementStatus,
+    SendVolumeTag,
+    VolumeAddress,
 }
 
 /// A row of the table.
@@ -256,6 +294,7 @@ impl Opcode {
         let number = |(at, len): Place| cdb.number(at.into(), len.into());
         let blocks = |count: u64| count.saturating_mul(block_bytes.into());
         let of_256 = |count: u64| if count == 0 { 256 } else { count };
+        let records = |place: Place| if cdb.bit(1, 0) { blocks(number(place)) } else { number(place) };
         match self.data {
             Data::None => Moves::Nothing,
             Data::Fixed(len) => Moves::In(len.into()),
@@ -273,6 +312,10 @@ impl Opcode {
             },
             Data::SameOut if self.usage[1] & 1 == 1 && cdb.bit(1, 0) => Moves::Nothing,
             Data::SameOut => Moves::Out(blocks(1)),
+            Data::RecordsIn(place) => Moves::In(records(place)),
+            Data::RecordsOut(place) => Moves::Out(records(place)),
+            Data::RecordsCompared(place) if cdb.bit(1, 1) => Moves::Out(records(place)),
+            Data::RecordsCompared(_) => Moves::Nothing,
         }
     }
 
@@ -302,7 +345,8 @@ mod tests {
 
     #[test]
     fn the_rows_are_as_long_as_their_group_says() {
-        for opcode in PRIMARY.iter().chain(DISK) {
+        let tables = [DISK, STREAM, CHANGER].map(|table| PRIMARY.iter().chain(table).collect::<Vec<_>>());
+        for (opcode, table) in tables.iter().flat_map(|table| table.iter().map(move |opcode| (*opcode, table))) {
             let len = match opcode.code() >> 5 {
                 0 => 6,
                 1 | 2 => 10,
@@ -311,7 +355,7 @@ mod tests {
                 _ => panic!("{}", opcode.name),
             };
             assert_eq!(opcode.usage.len(), len, "{}", opcode.name);
-            let same = PRIMARY.iter().chain(DISK).filter(|other| other.is(&Cdb::new(opcode.usage))).count();
+            let same = table.iter().filter(|other| other.is(&Cdb::new(opcode.usage))).count();
             assert_eq!(same, 1, "{}", opcode.name);
         }
     }
@@ -327,6 +371,21 @@ mod tests {
         bytes[9] = 4;
         assert_eq!(read.check(&Cdb::new(&bytes)), Err(Sense::invalid_cdb_bit(9, 2)));
         assert_eq!(read.check(&Cdb::new(&bytes[..8])), Err(Sense::invalid_cdb(0)));
+    }
+
+    #[test]
+    fn what_tapes_move_is_counted_in_blocks_or_in_bytes() {
+        let moves = |bytes: &[u8]| {
+            let cdb = Cdb::new(bytes);
+            STREAM.iter().find(|opcode| opcode.is(&cdb)).unwrap().moves(&cdb, 1024)
+        };
+        assert_eq!(moves(&[0x08, 0, 1, 0, 0, 0]), Moves::In(1 << 16));
+        assert_eq!(moves(&[0x08, 1, 0, 0, 3, 0]), Moves::In(3072));
+        assert_eq!(moves(&[0x0a, 1, 0, 0, 3, 0]), Moves::Out(3072));
+        assert_eq!(moves(&[0x13, 1, 0, 0, 3, 0]), Moves::Nothing);
+        assert_eq!(moves(&[0x13, 2, 0, 0, 3, 0]), Moves::Out(3));
+        assert_eq!(moves(&[0x34, 8, 0, 0, 0, 0, 0, 0, 32, 0]), Moves::In(32));
+        assert_eq!(moves(&[0x34, 6, 0, 0, 0, 0, 0, 0, 0, 0]), Moves::In(32));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{Answer, Completion, Failure, Status, inquiry, mode, report};
 impl Lun {
     pub(super) async fn primary(&self, verb: Verb, task: &Task, number: u64, data: &Bytes) -> Result<Answer, Failure> {
         match verb {
-            Verb::TestUnitReady => Ok(Answer::none()),
+            Verb::TestUnitReady => self.unit.ready().map(|()| Answer::none()),
             Verb::RequestSense => Ok(self.request_sense(task)),
             Verb::Inquiry => inquiry::answer(self, &task.target, &task.cdb),
             Verb::ModeSense => mode::sense(self, &task.cdb),
@@ -110,7 +110,9 @@ pub(super) fn answer_nowhere(task: &Task) -> Completion {
     };
     match answer {
         Ok(answer) => Completion { status: Status::Good, sense: Vec::new(), data: answer.data },
-        Err(Failure::Sense(sense)) => Completion { status: Status::CheckCondition, sense: sense.fixed(), data: Vec::new() },
+        Err(Failure::Sense(sense) | Failure::Partial(_, sense)) => {
+            Completion { status: Status::CheckCondition, sense: sense.fixed(), data: Vec::new() }
+        }
         Err(Failure::Status(status)) => Completion::of(status),
     }
 }

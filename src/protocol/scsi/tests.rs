@@ -1,8 +1,10 @@
-//! Commands to a disk in memory through a target, as a transport gives them.
+//! Commands to units in memory through a target, as a transport gives them.
 
 mod blocks;
+mod changer;
 mod fuzz;
 mod sharing;
+mod tape;
 
 use std::sync::Arc;
 
@@ -26,18 +28,22 @@ impl World {
 
     pub(super) async fn with(keeper: Keeper) -> Self {
         let ram = Arc::new(RamDisk::new(BLOCKS, 512));
-        let lun = Lun::open(Arc::new(Disk::new(ram.clone(), "DISK", "serial-1")), keeper).await.unwrap();
-        let target = Target::new("iqn.2026-01.org.example:t", "iqn.2026-01.org.example:t,t,0x0001");
-        target.put(LogicalUnitNumber::new(0).unwrap(), lun.clone());
+        let (target, lun) = serve(Arc::new(Disk::new(ram.clone(), "DISK", "serial-1")), keeper).await;
         Self { ram, lun, target }
     }
 
     /// An initiator that has heard of the power-on.
     pub(super) fn initiator(&self, name: &str) -> Initiator {
-        let nexus = self.target.connect(&format!("iqn.{name},i,0x000000000001"));
-        self.lun.shared.lock().attentions.take(nexus.id);
-        Initiator { target: self.target.clone(), nexus }
+        Initiator::new(&self.target, &self.lun, name)
     }
+}
+
+/// A target with one unit.
+pub(super) async fn serve(unit: Arc<dyn LogicalUnit>, keeper: Keeper) -> (Arc<Target>, Arc<Lun>) {
+    let lun = Lun::open(unit, keeper).await.unwrap();
+    let target = Target::new("iqn.2026-01.org.example:t", "iqn.2026-01.org.example:t,t,0x0001");
+    target.put(LogicalUnitNumber::new(0).unwrap(), lun.clone());
+    (target, lun)
 }
 
 pub(super) struct Initiator {
@@ -46,6 +52,13 @@ pub(super) struct Initiator {
 }
 
 impl Initiator {
+    /// One that has heard of the power-on.
+    fn new(target: &Arc<Target>, lun: &Lun, name: &str) -> Self {
+        let nexus = target.connect(&format!("iqn.{name},i,0x000000000001"));
+        lun.shared.lock().attentions.take(nexus.id);
+        Self { target: target.clone(), nexus }
+    }
+
     pub(super) fn task(&self, attribute: Attribute, cdb: &[u8]) -> Task {
         self.target.begin(&self.nexus, LUN0, attribute, Cdb::new(cdb))
     }

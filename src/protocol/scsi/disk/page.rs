@@ -1,7 +1,8 @@
 //! The pages of disks: vital product data B0h to B2h (SBC-3 §6.6), mode pages 01h, 08h and 1Ch (§6.5, SPC-4 §7.5).
 
 use super::{COMPARE_BLOCKS_MAX, Disk, Ordering, SAME_BYTES_MAX, TRANSFER_BYTES_MAX, UNMAP_DESCRIPTORS_MAX};
-use crate::protocol::scsi::{Failure, mode::Page};
+use crate::protocol::scsi::Failure;
+use crate::protocol::scsi::mode::{Header, Page};
 
 const RECOVERY: u8 = 0x01;
 const CACHING: u8 = 0x08;
@@ -40,7 +41,7 @@ impl Disk {
         body
     }
 
-    pub(super) fn header_of_modes(&self, long: bool) -> (u8, Vec<u8>) {
+    pub(super) fn header_of_modes(&self, long: bool) -> Header {
         let geometry = self.device.geometry();
         let is_protected = self.device.is_read_only() || self.is_protected.load(Ordering::Relaxed);
         // WP, DPOFUA.
@@ -51,7 +52,7 @@ impl Disk {
             let blocks = u32::try_from(geometry.blocks).unwrap_or(u32::MAX);
             [blocks.to_be_bytes(), geometry.block_bytes.to_be_bytes()].concat()
         };
-        (device, descriptor)
+        Header { medium: 0, device, descriptor }
     }
 
     pub(super) fn pages_of_modes(&self) -> Vec<Page> {
