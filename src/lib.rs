@@ -4,14 +4,14 @@
 //! use, and S3 keeps everything. Each file of a share is one object at its own key with its own bytes.
 //!
 //! ```text
-//!             fuse   nfs   smb      iscsi ─► scsi      s3  admin
-//!  protocol    │      │     │                 │         │     │      wire formats and sessions
-//!  ────────────┼──────┼─────┼─────────────────┼─────────┼─────┼───────────────────────────────
-//!  engine      └──────┴─────┴──► file (Vfs)  volume     │     │      names, blocks: what bytes mean
-//!  ─────────────────────────────────┼───────────────────┼─────┼───────────────────────────────
-//!  store                            └──► blob ◄── upload│     │      mutable bytes: cached, logged, written back
-//!                                  log · meta · object ◄┘     │      local disk · SQLite · S3
-//!  ───────────────────────────────────────────────────────────────────────────────────────────
+//!             fuse   nfs   smb      iscsi ─► scsi        s3  admin
+//!  protocol    │      │     │                 │           │     │      wire formats and sessions
+//!  ────────────┼──────┼─────┼─────────────────┼───────────┼─────┼───────────────────────────────
+//!  engine      └──────┴─────┴──► file (Vfs)  volume  tape │     │      names, blocks, records: what bytes mean
+//!  ─────────────────────────────────┼─────────────────────┼─────┼───────────────────────────────
+//!  store                            └──► blob ◄── upload  │     │      mutable bytes: cached, logged, written back
+//!                                  log · meta · object ◄──┘     │      local disk · SQLite · S3
+//!  ─────────────────────────────────────────────────────────────────────────────────────────────
 //!  base          clock · disk · ids · byte ranges · pools
 //! ```
 //!

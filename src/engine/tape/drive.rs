@@ -87,6 +87,8 @@ pub struct DriveStatus {
     pub barcode: Option<Barcode>,
     /// It can be read and written.
     pub is_ready: bool,
+    /// It is unloaded, and held.
+    pub is_held: bool,
     /// Nobody may take it out.
     pub is_prevented: bool,
     /// What is in it, where something is.
@@ -242,6 +244,7 @@ impl Drive {
         let mut facts = self.facts.lock();
         facts.status.barcode = seat.map(|seat| seat.cartridge.barcode.clone());
         facts.status.is_ready = seat.is_some_and(|seat| seat.thread == Thread::Ready);
+        facts.status.is_held = seat.is_some_and(|seat| seat.thread == Thread::Held);
         facts.status.properties = seat.map(|seat| seat.cartridge.medium.properties());
     }
 

@@ -161,7 +161,7 @@ pub struct Element {
     pub source: Option<u16>,
     /// An operator put it there, not the robot.
     pub is_import: bool,
-    /// The robot can take it as it is: a drive has unloaded it.
+    /// The robot can come here as it is: a drive has nothing loaded.
     pub is_accessible: bool,
 }
 
@@ -254,7 +254,7 @@ impl Library {
             barcode: content.map(|content| content.cartridge.barcode.clone()),
             source: content.and_then(|content| content.source),
             is_import: content.is_some_and(|content| content.is_import),
-            is_accessible: self.drive(address).is_none_or(|drive| content.is_some() && !drive.status().is_ready),
+            is_accessible: self.drive(address).is_none_or(|drive| !drive.status().is_ready),
         }
     }
 

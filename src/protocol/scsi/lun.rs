@@ -114,12 +114,13 @@ impl Lun {
     /// LOGICAL UNIT RESET: all tasks end, RESERVE(6) is over, all initiators hear of it (SAM-5 §6.3.3). Persistent reservations stay.
     pub async fn reset(&self) {
         self.tasks.abort(|_| true, None).await;
-        let mut shared = self.shared.lock();
-        shared.reserved = None;
-        shared.control = Control::default();
-        shared.preventing.clear();
-        shared.attentions.raise(Condition::BUS_DEVICE_RESET_FUNCTION_OCCURRED, None);
-        drop(shared);
+        {
+            let mut shared = self.shared.lock();
+            shared.reserved = None;
+            shared.control = Control::default();
+            shared.preventing.clear();
+            shared.attentions.raise(Condition::BUS_DEVICE_RESET_FUNCTION_OCCURRED, None);
+        }
         self.unit.set_write_protect(false);
         self.unit.set_prevented(false);
         self.unit.reset().await;

@@ -25,7 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::opcode::{Opcode, STREAM, Verb};
@@ -210,7 +209,11 @@ impl LogicalUnit for Tape {
     }
 
     fn ready(&self) -> Result<(), Failure> {
-        if self.drive.status().is_ready { Ok(()) } else { Err(Condition::MEDIUM_NOT_PRESENT.into()) }
+        match self.drive.status() {
+            status if status.is_ready => Ok(()),
+            status if status.is_held => Err(Condition::LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED.into()),
+            _ => Err(Condition::MEDIUM_NOT_PRESENT.into()),
+        }
     }
 
     fn set_prevented(&self, on: bool) {

@@ -94,7 +94,7 @@ fn what_is_not_written_is_refused() {
         bytes[at] = value;
         Index::parse(&bytes)
     };
-    assert_eq!((changed(8, 8), changed(24, 0xff)), (Err(Damage::Field(8)), Ok(Index { previous: 0xff, ..index.clone() })));
+    assert_eq!((changed(8, 8), changed(24, 0xff).map(|index| index.previous)), (Err(Damage::Field(8)), Ok(0xff)));
     assert_eq!(
         (changed(25, 2), changed(32, 40), changed(35, 0x80)),
         (Err(Damage::Field(24)), Err(Damage::Field(32)), Err(Damage::Field(32)))

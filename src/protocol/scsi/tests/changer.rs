@@ -76,7 +76,7 @@ async fn elements_are_described() {
     let each = usize::from(u16::from_be_bytes([drives[10], drives[11]]));
     assert_eq!((drives[3], each, drives.len()), (2, 12 + 36 + 4 + 30, 16 + 2 * each));
     let (first, second) = (&drives[16..16 + each], &drives[16 + each..]);
-    assert_eq!((first[2], &first[48..52], &first[52..]), (0, &[2, 1, 0, 30][..], &b"IBM     ULT3580-TD5     lib-01"[..]));
+    assert_eq!((first[2], &first[48..52], &first[52..]), (8, &[2, 1, 0, 30][..], &b"IBM     ULT3580-TD5     lib-01"[..]));
     // Full, the robot has to wait for it, and where it came from.
     assert_eq!((second[2], &second[9..12], &second[12..20]), (1, &[0x80, 4, 1][..], &b"TST001L5"[..]));
     assert!(second.ends_with(b"lib-02"));

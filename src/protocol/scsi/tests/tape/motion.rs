@@ -124,7 +124,9 @@ async fn cartridges_are_loaded_unloaded_and_held() {
     a.ok(&load(1), &[]).await;
     assert_eq!(a.tell().await, (0, 0));
     a.ok(&load(8), &[]).await;
-    assert_eq!(a.fails(&REWIND, &[]).await, triple(Condition::LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED));
+    for cdb in [REWIND, READY] {
+        assert_eq!(a.fails(&cdb, &[]).await, triple(Condition::LOGICAL_UNIT_NOT_READY_INITIALIZING_COMMAND_REQUIRED));
+    }
     a.ok(&load(1), &[]).await;
     assert_eq!(a.fails(&load(5), &[]).await, triple(Condition::INVALID_FIELD_IN_CDB));
     // Who prevents it keeps it in, from hosts and from the robot, until it is gone.
