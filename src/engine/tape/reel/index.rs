@@ -23,12 +23,14 @@ pub struct Index {
     /// Where the index before is; 0: there is none.
     pub previous: u64,
     entries: Vec<u32>,
+    /// Filemarks among them, and bytes of all their frames: asked for at every command.
+    all: (u64, u64),
 }
 
 impl Index {
     /// One that lists nothing yet.
     pub fn new(first: u64, filemarks: u64, place: u64, previous: u64) -> Self {
-        Self { first, filemarks, place, previous, entries: Vec::new() }
+        Self { first, filemarks, place, previous, entries: Vec::new(), all: (0, 0) }
     }
 
     /// Objects that it lists.
@@ -44,10 +46,12 @@ impl Index {
     /// Adds an object with a frame of so many bytes.
     pub fn push(&mut self, is_filemark: bool, frame_bytes: u64) {
         self.entries.push(frame_bytes as u32 | if is_filemark { IS_FILEMARK } else { 0 });
+        self.all = (self.all.0 + u64::from(is_filemark), self.all.1 + frame_bytes);
     }
 
     /// Keeps the first objects only.
     pub fn truncate(&mut self, len: usize) {
+        self.all = (self.filemarks_among(len), self.bytes_of(len));
         self.entries.truncate(len);
     }
 
@@ -58,11 +62,17 @@ impl Index {
 
     /// Filemarks among the first `len` objects.
     pub fn filemarks_among(&self, len: usize) -> u64 {
+        if len >= self.entries.len() {
+            return self.all.0;
+        }
         self.entries.iter().take(len).filter(|entry| **entry & IS_FILEMARK != 0).count() as u64
     }
 
     /// Bytes of the frames of the first `len` objects.
     pub fn bytes_of(&self, len: usize) -> u64 {
+        if len >= self.entries.len() {
+            return self.all.1;
+        }
         self.entries.iter().take(len).map(|entry| u64::from(entry & !IS_FILEMARK)).sum()
     }
 
@@ -113,7 +123,9 @@ impl Index {
         if let Some(wrong) = entries.iter().position(|entry| !is_possible(entry)) {
             return Err(Damage::Field(FIXED_BYTES + 4 * wrong));
         }
-        let index = Self { first, filemarks, place, previous, entries };
+        let marks = entries.iter().filter(|entry| **entry & IS_FILEMARK != 0).count() as u64;
+        let all = (marks, entries.iter().map(|entry| u64::from(entry & !IS_FILEMARK)).sum());
+        let index = Self { first, filemarks, place, previous, entries, all };
         let has_room =
             first.checked_add(index.len() as u64).is_some() && place.checked_add(index.bytes_of(index.len())).is_some();
         if has_room { Ok(index) } else { Err(Damage::Field(0)) }

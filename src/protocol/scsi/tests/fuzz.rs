@@ -66,7 +66,7 @@ async fn a_disk_answers_garbage() {
 #[test]
 fn a_tape_drive_answers_garbage() {
     seeds::worlds(6, 300, async |seed| {
-        let deck = Deck::of(8 * MIB, seed % 3 == 2).await;
+        let deck = Deck::of(3 * MIB, seed % 3 == 2).await;
         garbage(&deck.target, &deck.lun, seed, 3000, async || {
             // The robot and the power come between.
             if deck.library.carry(0x100, SLOT).await.is_ok() {
