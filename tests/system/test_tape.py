@@ -262,16 +262,14 @@ echo "== inq"; sg_inq $SG; sg_inq $CH
 echo "== vpd"; for page in 0x0 sn di 0xb0 0xb1 0xb2; do sg_vpd -p $page $SG; done
 echo "== logs"; sg_logs -a $SG
 echo "== attr"; sg_read_attr $SG
-echo "== density"; sg_rep_density $SG || true
 echo "== opcodes"; sg_opcodes $SG | tail -n +4
 echo "== turs"; sg_turs $SG
 echo "== modes"; sg_modes -a $SG
 echo "== changer"; sg_modes -a $CH; sg_logs -p 0x2e $CH
-echo "== reset"; sg_reset -d $SG || true; mt -f $ST status || true; mt -f $ST rewind; dd if=$ST of=/tmp/b bs=100000 status=none; cmp /tmp/a /tmp/b && echo "== same"
+mt -f $ST rewind; dd if=$ST of=/tmp/b bs=100000 status=none; cmp /tmp/a /tmp/b && echo "== same"
 """)
-    for words in ["ULT3580-TD5", "Gateway-VTL", "Unit serial number: TDG00001-01", "TapeAlert", "TST001L5", "Ultrium 5/16T", "== same",
-                  "Data bytes received with WRITE commands: 1000000", "Total bytes processed = 1000000"]:
-        assert words in out or words == "Data bytes received with WRITE commands: 1000000" and re.search(r"WRITE commands: .*1.* GB|1000000", out), words
+    for words in ["ULT3580-TD5", "Gateway-VTL", "Unit serial number: TDG00001-01", "TapeAlert", "TST001L5", "Total bytes processed = 1000000", "== same"]:
+        assert words in out, f"no {words}:\n{out[-8000:]}"
 
 
 @pytest.mark.timeout(600)
