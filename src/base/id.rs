@@ -3,7 +3,11 @@
 //! Invariant: an id is never given twice, not after a crash either: ids come from a high-water mark that is durable
 //! before the first of them is used.
 
+use std::collections::HashMap;
 use std::fmt;
+
+/// A map whose keys this gateway gave: nobody outside can choose them so that they fall together.
+pub type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $repr:ty) => {

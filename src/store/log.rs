@@ -2,7 +2,7 @@
 //! Write cache, upload buffer, journal of the namespace and disk read cache in one.
 //!
 //! What lives here: [`Log`], its settings and errors. `log/record.rs` is what is appended, and where it is; `log/format.rs` is the layout on disk, byte by byte,
-//! with its version; `log/segment.rs` one segment file; `log/slots.rs` which files are free and for whom; `log/write.rs` the
+//! with its version; `log/segment.rs` one segment file (`log/heads.rs`: what is kept of its large records); `log/slots.rs` which files are free and for whom; `log/write.rs` the
 //! two heads; `log/commit.rs` the group commit and failed flushes; `log/recover.rs` the start, out of the files that `log/recover/files.rs` finds; `log/read.rs`
 //! reads a record (`log/fetched.rs` has some in memory), `log/scan.rs` a segment; `log/usage.rs` says how full the log is; `log/salvage.rs` reads a log without its database. The log knows nothing of maps, rows or S3: [`crate::store::blob`] says which records still matter.
 //!
@@ -42,6 +42,7 @@
 mod commit;
 mod fetched;
 mod format;
+mod heads;
 mod read;
 mod record;
 mod recover;
@@ -230,7 +231,7 @@ impl Log {
             read_head: Mutex::new(None),
             table,
             redirects: Redirects::default(),
-            heads: segment::heads(),
+            heads: heads::Heads::new(),
             fetched: fetched::Fetched::default(),
             flushed: Notify::new(),
         };

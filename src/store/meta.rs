@@ -12,7 +12,7 @@
 //!
 //! Invariants:
 //! 1. Reads see what is staged, at once, by point and by range; a change is never half seen.
-//! 2. What is staged and not applied is pinned in memory. What is applied is cached (moka) and may be evicted, and is read
+//! 2. What is staged and not applied is pinned in memory. What is applied is cached (quick_cache) and may be evicted, and is read
 //!    again from the database: a warm point read is synchronous and never touches SQLite.
 //! 3. `applied_seq` and the checkpoint are stored in the transaction that applies; the caller made the log durable up to
 //!    there before. Staging a number at or below `applied_seq` does nothing, so replay is idempotent.
@@ -205,7 +205,8 @@ impl Meta {
         Some(row.as_deref().cloned())
     }
 
-    fn in_memory(&self, key: &Key) -> Option<Option<Arc<Row>>> {
+    /// As [`Self::try_get`], without a copy of the row.
+    pub fn in_memory(&self, key: &Key) -> Option<Option<Arc<Row>>> {
         let overlay = self.overlay.read();
         match overlay.get(key) {
             Some(staged) => Some(staged.cloned()),

@@ -2,11 +2,9 @@
 //!
 //! Invariant: losing them at a crash is harmless; at most [`PENDING_MAX`] wait.
 
-use std::collections::HashMap;
-
 use parking_lot::Mutex;
 
-use crate::base::id::NodeId;
+use crate::base::id::{IdMap, NodeId};
 use crate::store::blob::Batch;
 use crate::store::meta::{NodeRow, Row};
 
@@ -20,7 +18,7 @@ const DAY_NS: i64 = 24 * 3600 * 1_000_000_000;
 
 /// Access times that are newer than their rows.
 #[derive(Default)]
-pub(super) struct AccessTimes(Mutex<HashMap<NodeId, i64>>);
+pub(super) struct AccessTimes(Mutex<IdMap<NodeId, i64>>);
 
 impl AccessTimes {
     /// The access time of a row: the newer one.

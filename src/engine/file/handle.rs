@@ -5,13 +5,12 @@
 //!   node that was removed meanwhile.
 //! - Open counts are exact: whoever registers calls `close` once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::base::id::NodeId;
+use crate::base::id::{IdMap, NodeId};
 use crate::engine::file::{HandleId, NodeKind, OpenHow, Origin, VfsError};
 
 /// Shards of the table: a lookup takes one of them, for reading.
@@ -45,10 +44,10 @@ pub(super) struct Opens {
 /// All handles of a share.
 pub(super) struct Handles {
     next: AtomicU64,
-    shards: [RwLock<HashMap<HandleId, Arc<Handle>>>; SHARDS],
-    nodes: Mutex<HashMap<NodeId, Opens>>,
+    shards: [RwLock<IdMap<HandleId, Arc<Handle>>>; SHARDS],
+    nodes: Mutex<IdMap<NodeId, Opens>>,
     /// Names that go when the last handle of their node closes.
-    doomed: Mutex<HashMap<NodeId, (NodeId, Vec<u8>)>>,
+    doomed: Mutex<IdMap<NodeId, (NodeId, Vec<u8>)>>,
 }
 
 impl Handles {
@@ -56,7 +55,7 @@ impl Handles {
         Self { next: AtomicU64::new(1), shards: Default::default(), nodes: Mutex::default(), doomed: Mutex::default() }
     }
 
-    fn shard(&self, id: HandleId) -> &RwLock<HashMap<HandleId, Arc<Handle>>> {
+    fn shard(&self, id: HandleId) -> &RwLock<IdMap<HandleId, Arc<Handle>>> {
         &self.shards[usize::try_from(id.0 % SHARDS as u64).unwrap_or(0)]
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::base::id::{BlobId, NodeId};
 use crate::engine::file::{Attr, Caller, Changed, Io, NodeKind, VfsError};
 use crate::store::blob::{BlobError, BlobInfo, FetchError, Patience};
-use crate::store::meta::NodeRow;
+use crate::store::meta::{NodeRow, Row};
 
 use super::handle::Writing;
 use super::permit;
@@ -140,9 +140,10 @@ impl Share {
         if !handle.how.read || handle.kind != NodeKind::File {
             return None;
         }
-        let row = self.try_node(handle.node)?.ok()?;
+        let row = self.node_in_memory(handle.node)?;
+        let Row::Node(row) = &*row else { return None };
         let slices = self.blobs.try_read(row.blob, offset..offset.saturating_add(u64::from(len_bytes)))?.ok()?;
-        self.note_read(&row);
+        self.note_read(row);
         Some(Ok(slices))
     }
 

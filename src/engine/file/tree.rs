@@ -173,6 +173,12 @@ impl Share {
         }
     }
 
+    /// As [`Self::try_node`], without a copy of the row; `None` also where there is no such node.
+    pub(super) fn node_in_memory(&self, node: NodeId) -> Option<Arc<Row>> {
+        let row = self.meta().in_memory(&Key::Node(node))??;
+        matches!(&*row, Row::Node(row) if row.owner == self.owner).then_some(row)
+    }
+
     /// As [`Self::node`] where the row is in memory.
     pub(super) fn try_node(&self, node: NodeId) -> Option<Result<NodeRow, VfsError>> {
         match self.meta().try_get(&Key::Node(node))? {

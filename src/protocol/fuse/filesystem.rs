@@ -31,6 +31,8 @@ pub(super) struct Filesystem {
     cache: Duration,
     kept: Arc<Kept>,
     failures: Arc<Failures>,
+    /// Reads that were answered at once.
+    reads: metrics::Counter,
     runtime: Handle,
 }
 
@@ -38,12 +40,18 @@ impl Filesystem {
     /// `name`: the share's, in the log.
     pub(super) fn new(name: &str, vfs: Arc<dyn Vfs>, origin: Origin, cache: Duration, kept: Arc<Kept>, runtime: Handle) -> Self {
         let root = vfs.root();
-        Self { vfs, origin, root, cache, kept, failures: Failures::new(name), runtime }
+        let reads = metrics::counter!("tidegate_fuse_operations_total", "operation" => "read");
+        Self { vfs, origin, root, cache, kept, failures: Failures::new(name), reads, runtime }
     }
 
     /// Counts a request about `node`.
     fn asked(&self, operation: &'static str, request: &Request, node: NodeId) -> Asked {
         metrics::counter!("tidegate_fuse_operations_total", "operation" => operation).increment(1);
+        self.counted(operation, request, node)
+    }
+
+    /// As [`Self::asked`], of a request that is counted.
+    fn counted(&self, operation: &'static str, request: &Request, node: NodeId) -> Asked {
         Asked { failures: self.failures.clone(), operation, node, uid: request.uid(), pid: request.pid() }
     }
 

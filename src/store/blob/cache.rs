@@ -3,7 +3,6 @@
 //! Invariants: a blob is in the table once; nobody loads a row or a page while another does; what changed since the last
 //! checkpoint, what a checkpoint under way stores, and what has generations is never forgotten.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +13,7 @@ use super::map::Extent;
 use super::page::{self, HEAD_PAGE, Head};
 use super::state::{Blob, State};
 use super::{BlobError, BlobStore};
-use crate::base::id::{BlobId, OwnerId};
+use crate::base::id::{BlobId, IdMap, OwnerId};
 use crate::store::meta::{BlobRow, MetaError};
 
 /// Parts of the table with a lock each.
@@ -31,7 +30,7 @@ pub struct Table {
 
 #[derive(Default)]
 struct Shard {
-    blobs: RwLock<HashMap<BlobId, Arc<Blob>>>,
+    blobs: RwLock<IdMap<BlobId, Arc<Blob>>>,
     loading: tokio::sync::Mutex<()>,
 }
 

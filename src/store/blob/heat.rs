@@ -3,11 +3,11 @@
 //! A stretch of a segment is warm when it was read, and hot when it was read again in a later period: one scan makes
 //! nothing hot. Only this process remembers it, and only for a life of a segment.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::RwLock;
 
+use crate::base::id::IdMap;
 use crate::store::log::Location;
 
 /// What is told apart, in bytes.
@@ -18,7 +18,7 @@ const HOT: u32 = 1 << 31;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Heat {
-    segments: RwLock<HashMap<(u32, u32), Vec<AtomicU32>>>,
+    segments: RwLock<IdMap<(u32, u32), Vec<AtomicU32>>>,
     period: AtomicU32,
 }
 

@@ -128,6 +128,13 @@ impl ExtentMap {
         self.extents.iter()
     }
 
+    /// The part of an extent that is all of `range`.
+    pub fn whole(&self, range: &Range<u64>) -> Option<Extent> {
+        let first = self.extents.partition_point(|extent| extent.end() <= range.start);
+        let extent = self.extents.get(first)?;
+        (extent.offset <= range.start && range.end <= extent.end()).then(|| extent.slice(range.clone()))
+    }
+
     /// Indices of the extents that share a byte with `range`.
     fn overlapping(&self, range: &Range<u64>) -> Range<usize> {
         let first = self.extents.partition_point(|extent| extent.end() <= range.start);

@@ -80,6 +80,12 @@ impl State {
         Ok(parts)
     }
 
+    /// As [`Self::plan`], where one extent that is in memory has all of the range (which is not empty): what most small reads find.
+    pub fn plan_one(&self, range: &Range<u64>) -> Option<Part> {
+        let extent = self.whole(range)?;
+        Some(local(extent.range(), extent.place, !self.is_dirty(&extent)))
+    }
+
     /// Where the bytes of a generation are now.
     pub fn plan_frozen(&self, generation: u64, range: Range<u64>) -> Plan {
         let frozen = self.generations.iter().find(|frozen| frozen.id == generation);

@@ -95,15 +95,22 @@ impl BlobStore {
     /// See [`BlobStore::try_read`].
     pub(super) fn try_read_range(&self, id: BlobId, range: Range<u64>) -> Option<Result<Vec<Bytes>, BlobError>> {
         let blob = self.table.get(id)?;
-        let parts = {
+        let (one, many);
+        let parts: &[Part] = {
             let mut state = blob.state.lock();
             if state.removed {
                 return Some(Err(BlobError::NotFound));
             }
             let len = state.row().len_bytes;
             let range = range.start.min(len)..range.end.min(len);
-            let parts = state.plan(range.clone()).ok()?;
-            if parts.iter().any(|part| matches!(part, Part::Remote(_))) {
+            let parts = if let Some(part) = state.plan_one(&range) {
+                one = [part];
+                &one[..]
+            } else {
+                many = state.plan(range.clone()).ok()?;
+                &many[..]
+            };
+            if !parts.iter().all(Part::is_here) {
                 return None;
             }
             if state.row().remote_len_bytes > 0
@@ -114,8 +121,8 @@ impl BlobStore {
             parts
         };
         blob.recent.store(true, std::sync::atomic::Ordering::Relaxed);
-        let mut out = Vec::new();
-        self.read_here(&parts, &mut out).ok()?;
+        let mut out = Vec::with_capacity(parts.len());
+        self.read_here(parts, &mut out).ok()?;
         Some(Ok(out))
     }
 

@@ -202,6 +202,15 @@ impl State {
         pieces
     }
 
+    /// The part of an extent that is all of a range, where its page is in memory.
+    pub fn whole(&self, range: &Range<u64>) -> Option<Extent> {
+        let page = range.start / PAGE_SPAN_BYTES;
+        if range.is_empty() || (range.end - 1) / PAGE_SPAN_BYTES != page {
+            return None;
+        }
+        self.pages.get(&page)?.whole(range)
+    }
+
     /// Extents of a range, in order.
     pub fn extents_in(&self, range: Range<u64>) -> impl Iterator<Item = Extent> {
         self.pieces(range).into_iter().filter_map(|piece| match piece {

@@ -13,6 +13,7 @@ use crate::store::log::format::{
     self, HEADER_BYTES, NotASegment, RECORD_FIXED, RECORD_HEADER_MAX, RECORD_MAGIC, RecordHeader, SUSPECT, SUSPECT_AT,
     SegmentHeader,
 };
+use crate::store::log::heads::{Head, Heads};
 use crate::store::log::{BLOCK_BYTES, Location, LogError, Position};
 
 /// The name of a slot's file.
@@ -57,23 +58,6 @@ fn read_some(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Result<()> {
         Err(unreadable) if unreadable.bytes == buf.len() as u64 => Err(unreadable.error),
         _ => Ok(()),
     }
-}
-
-/// A record's header and table, verified. They never change, so who has them once need not read them again.
-pub struct Head {
-    header: RecordHeader,
-    bytes: Box<[u8]>,
-}
-
-/// Heads of large records that were read lately.
-pub type Heads = moka::sync::Cache<Location, Arc<Head>>;
-
-/// Heads that are kept: at most 1.2 KB each.
-const HEADS_MAX: u64 = 4096;
-
-/// An empty store of heads.
-pub fn heads() -> Heads {
-    moka::sync::Cache::new(HEADS_MAX)
 }
 
 /// A long body is read and verified in pieces of this length: the next is read ahead by the kernel meanwhile, and what is verified is
@@ -163,7 +147,7 @@ impl Segment {
             });
         }
         let place = self.location(at);
-        if let Some(head) = heads.and_then(|heads| heads.get(&place)) {
+        if let Some(head) = heads.and_then(|heads| heads.get(place)) {
             return self.read_body(&head.header, &head.bytes, skip, buf);
         }
         let mut bytes = Vec::new();

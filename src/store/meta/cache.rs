@@ -4,23 +4,33 @@
 
 use std::sync::Arc;
 
-use moka::sync::Cache;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use super::rows::{Key, Row};
 
 /// The most memory for cached rows, in bytes (about).
 const CACHE_BYTES_MAX: u64 = 64 << 20;
 
+/// What a small row takes, in bytes (about).
+const ROW_BYTES: u64 = 400;
+
 /// See the file's header.
-pub(super) struct RowCache(Cache<Key, Option<Arc<Row>>>);
+pub(super) struct RowCache(Cache<Key, Option<Arc<Row>>, Bytes>);
+
+/// What an entry takes, in bytes (about).
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Key, Option<Arc<Row>>> for Bytes {
+    fn weight(&self, key: &Key, row: &Option<Arc<Row>>) -> u64 {
+        (200 + key.heap_bytes() + row.as_ref().map_or(0, |row| size_of::<Row>() + row.heap_bytes())) as u64
+    }
+}
 
 impl RowCache {
     pub fn new() -> Self {
-        let weigh = |key: &Key, row: &Option<Arc<Row>>| {
-            let bytes = 200 + key.heap_bytes() + row.as_ref().map_or(0, |row| size_of::<Row>() + row.heap_bytes());
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        };
-        Self(Cache::builder().max_capacity(CACHE_BYTES_MAX).weigher(weigh).build())
+        Self(Cache::with_weighter((CACHE_BYTES_MAX / ROW_BYTES) as usize, CACHE_BYTES_MAX, Bytes))
     }
 
     /// `None`: not in memory. `Some(None)`: there is no such row.
@@ -36,7 +46,9 @@ impl RowCache {
     /// An applied change: its row; that a name or key is gone; but not that a number is gone, since nobody asks again.
     pub fn applied(&self, key: &Key, row: Option<Arc<Row>>) {
         match (key, &row) {
-            (Key::Node(_) | Key::Job(..) | Key::Move(..), None) => self.0.invalidate(key),
+            (Key::Node(_) | Key::Job(..) | Key::Move(..), None) => {
+                self.0.remove(key);
+            }
             _ => self.0.insert(key.clone(), row),
         }
     }
@@ -44,6 +56,6 @@ impl RowCache {
     /// Forgets everything.
     #[cfg(test)]
     pub fn clear(&self) {
-        self.0.invalidate_all();
+        self.0.clear();
     }
 }

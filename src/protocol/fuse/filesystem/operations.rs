@@ -188,10 +188,10 @@ impl fuser::Filesystem for Filesystem {
         let (who, io) = (self.caller(request), Io::Handle(HandleId(handle.0)));
         let _runtime = self.runtime.enter();
         if let Some(answer) = self.vfs.try_read(&who, io, offset, size) {
-            let asked = self.asked("read", request, self.node(inode));
+            self.reads.increment(1);
             return match answer {
                 Ok(slices) => send_data(reply, slices),
-                Err(error) => reply.error(asked.failed(&error)),
+                Err(error) => reply.error(self.counted("read", request, self.node(inode)).failed(&error)),
             };
         }
         answer!(self, "read", (request, self.node(inode)), reply, vfs => vfs.read(&who, io, offset, size), slices => send_data(reply, slices));
