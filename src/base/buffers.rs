@@ -3,7 +3,7 @@
 //! An allocator hands memory of this size back to the system when it is freed, and then each new buffer is faulted in page by page: where machines are
 //! virtual that costs more than what is done with the bytes (measured: a fifth of the processor time of a read through an empty cache).
 //!
-//! Invariants: what a buffer held before is never seen through it; at most [`IDLE_BYTES_MAX`] wait for their next use.
+//! Invariants: what a buffer held before is seen through [`Buffer::stale`] alone, whose caller overwrites all of it; at most [`IDLE_BYTES_MAX`] wait for their next use.
 
 use std::ops::{Deref, DerefMut};
 
@@ -20,7 +20,7 @@ const IDLE_BYTES_MAX: usize = 32 << 20;
 static IDLE: Mutex<Idle> = Mutex::new(Idle { buffers: Vec::new(), bytes: 0 });
 
 struct Idle {
-    /// Each with a power of two as its capacity.
+    /// Each with a power of two as its capacity, and with what it held.
     buffers: Vec<Vec<u8>>,
     bytes: usize,
 }
@@ -32,6 +32,20 @@ pub struct Buffer(Vec<u8>);
 impl Buffer {
     /// An empty one that takes so many bytes without growing.
     pub fn with_capacity(bytes: usize) -> Self {
+        let mut buffer = Self::used(bytes);
+        buffer.clear();
+        buffer
+    }
+
+    /// So many bytes of any value, for a caller that overwrites all of them before anybody else sees one.
+    pub fn stale(bytes: usize) -> Self {
+        let mut buffer = Self::used(bytes);
+        buffer.resize(bytes, 0);
+        buffer
+    }
+
+    /// As it was left.
+    fn used(bytes: usize) -> Self {
         if !(BYTES_MIN..=BYTES_MAX).contains(&bytes) {
             return Self(Vec::with_capacity(bytes));
         }
@@ -95,8 +109,7 @@ impl Drop for Buffer {
         if !is_kept(capacity) {
             return;
         }
-        let mut buffer = std::mem::take(&mut self.0);
-        buffer.clear();
+        let buffer = std::mem::take(&mut self.0);
         let mut idle = IDLE.lock();
         if idle.bytes + capacity <= IDLE_BYTES_MAX {
             idle.bytes += capacity;
@@ -126,6 +139,9 @@ mod tests {
         drop(all);
         assert!(IDLE.lock().bytes <= IDLE_BYTES_MAX);
         assert!(Buffer::with_capacity(200_000).is_empty());
+        drop(Buffer::copied(&[9; 200_000]));
+        assert_eq!((Buffer::stale(250_000).len(), Buffer::stale(150_000).len(), Buffer::stale(10).len()), (250_000, 150_000, 10));
+        assert!(Buffer::zeroed(250_000).iter().all(|byte| *byte == 0));
         assert_eq!((Buffer::zeroed(10).capacity(), Buffer::zeroed(5 << 20).len()), (10, 5 << 20));
     }
 }

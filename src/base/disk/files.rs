@@ -6,12 +6,14 @@
 //! Invariant: a name in the directory is only ever a plain file that [`Disk::create`] made; sub-directories are not seen.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Disk, DiskFile, pieces};
 
@@ -51,7 +53,7 @@ impl FilesDisk {
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len_bytes) {
             Ok(()) => Ok(()),
             // Not every file system can; a sparse file is the next best thing.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len_bytes),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len_bytes),
             Err(error) => Err(error.into()),
         }
     }
@@ -105,9 +107,32 @@ impl Disk for FilesDisk {
 
 struct OpenFile(File);
 
+/// A small read that waits for the disk brings so many bytes around it along, in bytes: they cost next to nothing more, and what
+/// is asked for next is often among them.
+const AROUND_BYTES: u64 = 16 << 10;
+
+impl OpenFile {
+    /// Asks the kernel for what is around a small read, where the read would wait.
+    fn read_around(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let wanted = buf.len();
+        match rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == wanted => return Ok(()),
+            Err(Errno::AGAIN) => {
+                let start = offset - offset % AROUND_BYTES;
+                let end = (offset + wanted as u64).next_multiple_of(AROUND_BYTES);
+                // A hint: a kernel that does not take it reads what is asked for.
+                let _ = rustix::fs::fadvise(&self.0, start, NonZeroU64::new(end - start), Advice::WillNeed);
+            }
+            // Part of it is there, or the file system cannot say.
+            _ => {}
+        }
+        self.0.read_exact_at(buf, offset)
+    }
+}
+
 impl DiskFile for OpenFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, offset)
+        if (buf.len() as u64) < AROUND_BYTES { self.read_around(buf, offset) } else { self.0.read_exact_at(buf, offset) }
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -153,5 +178,31 @@ mod tests {
         disk.remove("a").unwrap();
         file.read_at(&mut back, 100).unwrap();
         assert!(disk.list().unwrap().is_empty());
+    }
+
+    /// How many of the bytes from `at` on are in the kernel's cache.
+    fn cached_bytes(file: &File, at: u64, len: usize) -> usize {
+        let mut bytes = vec![0; len];
+        rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT).unwrap_or(0)
+    }
+
+    #[test]
+    fn a_small_read_from_the_disk_brings_its_neighbours() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let disk = FilesDisk::new(dir.path()).unwrap();
+        let file = disk.create("a", 1 << 20).unwrap();
+        file.write_at(&[IoSlice::new(&vec![7; 1 << 20])], 0).unwrap();
+        file.sync().unwrap();
+        let plain = File::open(dir.path().join("a")).unwrap();
+        rustix::fs::fadvise(&plain, 0, None, Advice::DontNeed).unwrap();
+        let mut block = [0; 4096];
+        file.read_at(&mut block, (64 << 10) + 4096).unwrap();
+        assert_eq!(block, [7; 4096]);
+        // The kernel does it beside us.
+        let is_there = (0..500).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            cached_bytes(&plain, 64 << 10, 16 << 10) == 16 << 10
+        });
+        assert!(is_there);
     }
 }

@@ -168,13 +168,15 @@ impl Connection {
             if record.len() > UNCOUNTED_BYTES && held.is_none() {
                 held = self.hold(record.len()).await?;
             }
-            self.take(record, held).await?;
+            // A client that waits for one answer at a time gets it from here: a task of its own would be two switches more.
+            let is_alone = records.is_empty() && self.calls.available_permits() == CALLS_MAX;
+            self.take(record, held, is_alone).await?;
         }
         Ok(any)
     }
 
     /// `held` is for the record: its bytes live until it is answered.
-    async fn take(self: &Arc<Self>, record: Bytes, mut held: Option<Held>) -> Result<(), End> {
+    async fn take(self: &Arc<Self>, record: Bytes, mut held: Option<Held>, is_alone: bool) -> Result<(), End> {
         let request = match Request::parse(record, self.peer) {
             Ok(Ok(request)) => request,
             Ok(Err(refused)) => {
@@ -191,7 +193,9 @@ impl Connection {
             held = self.hold(answer_bytes).await?;
         }
         let mut call = Box::pin(self.server.clone().carry_out(request));
-        if !is_heavy && let Poll::Ready(answered) = poll_once(call.as_mut()).await {
+        if (!is_heavy || is_alone)
+            && let Poll::Ready(answered) = poll_once(call.as_mut()).await
+        {
             if let Some(record) = answered {
                 self.outbox.push(record, held);
             }

@@ -228,15 +228,19 @@ impl BlobStore {
                 len <= BUFFER_BYTES_MAX && !matches!(part, Part::Zero(zeros) if *zeros > ZEROS_COPIED_MAX)
             };
             let (group, later) = parts.split_at(1 + rest.iter().take_while(joins).count());
-            let mut buffer = Buffer::zeroed(group.iter().map(Part::len).sum::<u64>() as usize);
+            // All of it is overwritten, part by part.
+            let mut buffer = Buffer::stale(group.iter().map(Part::len).sum::<u64>() as usize);
             let mut at = 0;
             for part in group {
                 let end = at + part.len() as usize;
-                if let Part::Log { location, skip_bytes, clean, .. } = part {
-                    self.log.read(*location, *skip_bytes, &mut buffer[at..end]).map_err(|error| (part, error))?;
-                    if *clean {
-                        self.heat.touch(*location);
+                match part {
+                    Part::Log { location, skip_bytes, clean, .. } => {
+                        self.log.read(*location, *skip_bytes, &mut buffer[at..end]).map_err(|error| (part, error))?;
+                        if *clean {
+                            self.heat.touch(*location);
+                        }
                     }
+                    Part::Zero(_) | Part::Remote(_) => buffer[at..end].fill(0),
                 }
                 at = end;
             }
