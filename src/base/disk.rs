@@ -64,6 +64,9 @@ pub trait DiskFile: Send + Sync + 'static {
     /// `UnexpectedEof` past the end; else whatever the disk says.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// A hint that this range is about to be read, piece by piece. Returns at once.
+    fn will_read(&self, _offset: u64, _len_bytes: u64) {}
+
     /// Writes all of `parts`, one after the other, from `offset`.
     ///
     /// # Errors

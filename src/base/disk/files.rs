@@ -135,6 +135,11 @@ impl DiskFile for OpenFile {
         if (buf.len() as u64) < AROUND_BYTES { self.read_around(buf, offset) } else { self.0.read_exact_at(buf, offset) }
     }
 
+    fn will_read(&self, offset: u64, len_bytes: u64) {
+        // Otherwise a disk is asked for 128 KiB at a time.
+        let _ = rustix::fs::fadvise(&self.0, offset, NonZeroU64::new(len_bytes), Advice::WillNeed);
+    }
+
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         pieces::write_all_at(&self.0, parts, offset)
     }

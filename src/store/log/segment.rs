@@ -209,6 +209,9 @@ impl Segment {
     fn read_units(&self, header: &RecordHeader, head: &[u8], unit: usize, buf: &mut [u8]) -> Result<(), LogError> {
         let start = unit * BLOCK_BYTES;
         let to_end = start + buf.len() == header.body_len as usize;
+        if buf.len() > PIECE_BYTES {
+            self.file.will_read(header.body_at as u64 + start as u64, buf.len() as u64);
+        }
         for (piece, bytes) in buf.chunks_mut(PIECE_BYTES).enumerate() {
             let before = piece * PIECE_BYTES;
             read_some(&*self.file, bytes, header.body_at as u64 + (start + before) as u64)?;
