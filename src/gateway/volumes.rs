@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -60,6 +61,10 @@ pub(super) struct Volumes {
     commanding: tokio::sync::Mutex<()>,
     /// Told when there is something to serve.
     used: Notify,
+    /// One collection at a time.
+    pub(super) collecting: tokio::sync::Mutex<()>,
+    /// Somebody sees to it that there is one each day.
+    is_collected: AtomicBool,
 }
 
 fn access_key(owner: OwnerId) -> String {
@@ -143,7 +148,7 @@ impl Gateway {
         }
     }
 
-    async fn home(self: &Arc<Self>) -> Result<&Home, String> {
+    pub(super) async fn home(self: &Arc<Self>) -> Result<&Home, String> {
         self.volumes.home.get_or_try_init(|| self.make_home()).await
     }
 
@@ -185,6 +190,11 @@ impl Gateway {
         offered.put(number, lun);
         self.volumes.served.lock().insert(name, Served { volume, target, access });
         self.volumes.used.notify_waiters();
+        if !self.volumes.is_collected.swap(true, Ordering::Relaxed)
+            && let Some(gateway) = self.weak.upgrade()
+        {
+            tokio::spawn(super::collect::run(gateway));
+        }
         Ok(())
     }
 
@@ -236,12 +246,15 @@ impl Gateway {
     /// # Errors
     /// A sentence for the operator.
     pub(super) async fn command_volume(self: &Arc<Self>, command: VolumeCommand) -> Result<VolumeAnswer, String> {
-        if matches!(command, VolumeCommand::List) {
-            return Ok(VolumeAnswer::Volumes(self.volume_statuses()));
+        match command {
+            VolumeCommand::List => return Ok(VolumeAnswer::Volumes(self.volume_statuses())),
+            // It may take long, and changes nothing that others change.
+            VolumeCommand::Collect { dry_run } => return self.collect_volumes(dry_run).await.map(VolumeAnswer::Collected),
+            _ => {}
         }
         let _one = self.volumes.commanding.lock().await;
         match command {
-            VolumeCommand::List => Ok(VolumeAnswer::Volumes(self.volume_statuses())),
+            VolumeCommand::List | VolumeCommand::Collect { .. } => Ok(VolumeAnswer::Volumes(self.volume_statuses())),
             VolumeCommand::ListBucket => self.volumes_in_bucket().await,
             VolumeCommand::Create { name, len_bytes, block_bytes, write_cache, from, snapshot } => {
                 let from = from.map(|from| self.volume_id(&from)).transpose()?;
@@ -367,9 +380,14 @@ impl Gateway {
         Ok(VolumeAnswer::Volumes(all.into_iter().map(shown).collect()))
     }
 
+    /// All volumes that are served.
+    pub(super) fn served_volumes(&self) -> Vec<Arc<CachedVolume>> {
+        self.volumes.served.lock().values().map(|served| served.volume.clone()).collect()
+    }
+
     /// Returns when what is new on all volumes is in S3; `false` after `limit`.
     pub(super) async fn drain_volumes(&self, limit: Option<Duration>) -> bool {
-        let volumes: Vec<_> = self.volumes.served.lock().values().map(|served| served.volume.clone()).collect();
+        let volumes = self.served_volumes();
         let drained = futures_util::future::join_all(volumes.iter().map(|volume| volume.drain(limit))).await;
         drained.into_iter().all(|drained| drained)
     }

@@ -4,7 +4,7 @@
 //!
 //! Invariant: the same part is made of the same bytes however often it is made, since a generation and a map that is folded do not change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use bytes::Bytes;
 use super::checkpoint::{Checkpoint, PagePlace, Usage};
 use super::manifest::State;
 use super::map::Page;
-use super::names::{ObjectName, VolumeId};
+use super::named::objects_below;
+use super::names::{Kind, Object, ObjectName, VolumeId};
 use super::remote::{Folding, Remote};
 use super::segment::{About, Builder, FRAME_BYTES_MAX, HEADER_BYTES, ROW_BYTES, Segment};
 use crate::store::blob::{BlobError, FetchError, Generation, Held};
@@ -290,14 +291,11 @@ impl Fold {
         State { checkpoint: Some(self.name), since: Vec::new(), ..self.of.clone() }
     }
 
-    /// What the state before it named, and this one does not: segments, objects with pages.
-    pub fn dropped(&self, now: &Checkpoint) -> (Vec<ObjectName>, Vec<ObjectName>) {
-        let before = self.folding.checkpoint.segments.keys().chain(self.folding.since.keys());
-        let segments = before.filter(|name| !now.segments.contains_key(name)).copied().collect();
-        let packs = |checkpoint: &Checkpoint| {
-            checkpoint.pages.values().map(|place| place.object).collect::<std::collections::BTreeSet<_>>()
-        };
-        let pages = packs(&self.folding.checkpoint).difference(&packs(now)).copied().collect();
-        (segments, pages)
+    /// What the state before it named, and this one does not.
+    pub fn dropped(&self, now: &Checkpoint) -> Vec<Object> {
+        let since = self.folding.since.keys().map(|name| (Kind::Segments, *name));
+        let before = objects_below(&self.folding.checkpoint).chain(since);
+        let before: BTreeSet<Object> = before.chain(self.of.checkpoint.map(|name| (Kind::Checkpoints, name))).collect();
+        before.difference(&objects_below(now).collect()).copied().collect()
     }
 }

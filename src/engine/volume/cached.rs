@@ -14,6 +14,7 @@
 
 mod attach;
 mod clone;
+mod collect;
 mod device;
 mod snapshot;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use crate::store::blob::{self, BlobStore, Generation};
 use crate::store::object::SharedStore;
 use crate::store::upload::Uploader;
 pub use attach::{AttachError, Create, Home};
+pub use collect::Collection;
 pub use snapshot::SnapshotError;
 
 /// What a blob is longer than its disk, in bytes.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use moka::sync::Cache;
 use parking_lot::RwLock;
 
+pub(super) use self::load::checkpoint;
 use super::checkpoint::{Checkpoint, PagePlace};
 use super::manifest::State;
 use super::map::{PAGE_SPAN_BYTES, Page, Piece, page_of};

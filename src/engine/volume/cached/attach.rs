@@ -15,13 +15,14 @@ use parking_lot::Mutex;
 
 use super::{CachedVolume, PAD_BYTES, Settings, Work};
 use crate::base::id::OwnerId;
+use crate::engine::volume::listing;
 use crate::engine::volume::local::{Local, Snapshot};
 use crate::engine::volume::manifest::{Manifest, State};
 use crate::engine::volume::names::{Names, VolumeId};
 use crate::engine::volume::remote::{Remote, damaged};
 use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, FetchError, Portion};
 use crate::store::meta::{OwnerRow, Row};
-use crate::store::object::{Attributes, Body, ETag, ListRequest, ObjectError, Precondition, SharedStore};
+use crate::store::object::{Attributes, Body, ETag, ObjectError, Precondition, SharedStore};
 use crate::store::upload::Uploader;
 
 /// What `OwnerRow::kind` says of a volume that is gone: its number is never given again.
@@ -30,8 +31,6 @@ const KIND_GONE: &str = "gone";
 const LEN_BYTES_MIN: u64 = 1 << 20;
 /// The largest, in bytes: twice AWS's.
 const LEN_BYTES_MAX: u64 = 64 << 40;
-/// Keys of one request that removes them.
-const DELETES_MAX: usize = 1_000;
 
 /// Where volumes are, and what they need.
 #[derive(Clone)]
@@ -365,26 +364,19 @@ impl Home {
     /// `Object`, `Fetch`.
     pub async fn list(&self) -> Result<Vec<Manifest>, AttachError> {
         let names = self.names();
-        let delimiter = Some("/".to_owned());
-        let mut request = ListRequest { prefix: names.all().to_owned(), delimiter, ..ListRequest::default() };
-        let mut manifests = Vec::new();
-        loop {
-            let page = self.bucket.list(&request).await?;
-            for prefix in &page.prefixes {
-                let id = prefix.strip_prefix(names.all()).and_then(|id| id.trim_end_matches('/').parse().ok());
-                let Some(id) = id else { continue };
-                match self.manifest(id).await {
-                    Ok((manifest, _)) => manifests.push(manifest),
-                    // It is being removed.
-                    Err(AttachError::Missing(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            match page.next {
-                Some(next) => request.token = Some(next),
-                None => return Ok(manifests),
+        let (mut folders, mut manifests) = (Vec::new(), Vec::new());
+        listing::each_page(&self.bucket, names.all(), Some("/"), |page| folders.extend(page.prefixes)).await?;
+        for folder in folders {
+            let id = folder.strip_prefix(names.all()).and_then(|id| id.trim_end_matches('/').parse().ok());
+            let Some(id) = id else { continue };
+            match self.manifest(id).await {
+                Ok((manifest, _)) => manifests.push(manifest),
+                // It is being removed.
+                Err(AttachError::Missing(_)) => {}
+                Err(error) => return Err(error),
             }
         }
+        Ok(manifests)
     }
 
     /// Gives a volume up for another gateway: everything is in S3 when this returns, and nothing of it is here any more. Its device must not be in use.
@@ -453,19 +445,10 @@ impl Home {
     }
 
     async fn delete_all(&self, prefix: &str) -> Result<(), AttachError> {
-        let mut request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
-        loop {
-            let page = self.bucket.list(&request).await?;
-            let keys: Vec<_> = page.objects.iter().map(|object| (object.key.clone(), None)).collect();
-            for keys in keys.chunks(DELETES_MAX) {
-                if let Some((_, error)) = self.bucket.delete_many(keys).await?.into_iter().next() {
-                    return Err(error.into());
-                }
-            }
-            match page.next {
-                Some(next) => request.token = Some(next),
-                None => return Ok(()),
-            }
+        let keys = listing::keys(&self.bucket, prefix).await?;
+        match listing::remove(&self.bucket, keys).await?.into_iter().next() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A cached volume on a simulated disk and a bucket in memory: against the model of a disk, over power losses, snapshots, other gateways.
 
+mod collect;
 mod power;
 mod verbs;
 

@@ -21,7 +21,7 @@ use crate::base::id::Seq;
 use crate::engine::volume::batch::{Batch as Frozen, Fold};
 use crate::engine::volume::local::{Local, Made, SnapshotStatus};
 use crate::engine::volume::manifest::{Manifest, SnapshotRecord, State};
-use crate::engine::volume::names::{ObjectName, VolumeId};
+use crate::engine::volume::names::{Kind, Object, ObjectName, VolumeId};
 use crate::engine::volume::segment::Segment;
 use crate::store::blob::{Batch, BlobChange, BlobError, FetchError};
 use crate::store::object::{Attributes, ETag, ObjectError, Outcome};
@@ -150,14 +150,14 @@ impl CachedVolume {
         self.put_manifest(local, fold.state())
     }
 
-    /// Keys that the work at hand makes.
-    fn keys_of(&self, work: &Work) -> Vec<String> {
+    /// What the work at hand makes.
+    pub(super) fn objects_of(&self, work: &Work) -> Vec<Object> {
         match work {
             Work::Nothing => Vec::new(),
-            Work::Batch(batch) => batch.parts.iter().map(|part| self.names.segment(part.name)).collect(),
+            Work::Batch(batch) => batch.parts.iter().map(|part| (Kind::Segments, part.name)).collect(),
             Work::Fold(fold) => {
-                let packs = fold.packs.iter().map(|pack| self.names.pages(pack.name));
-                packs.chain([self.names.checkpoint(fold.name)]).collect()
+                let packs = fold.packs.iter().map(|pack| (Kind::Pages, pack.name));
+                packs.chain([(Kind::Checkpoints, fold.name)]).collect()
             }
         }
     }
@@ -203,10 +203,10 @@ impl CachedVolume {
     }
 
     /// Removes what nothing names any more, as far as no snapshot does. Best effort: what stays is found by a collection.
-    fn remove_unused(&self, segments: Vec<ObjectName>, pages: Vec<ObjectName>, checkpoint: Option<ObjectName>) {
+    fn remove_unused(&self, objects: Vec<Object>) {
         let Some(this) = self.weak.upgrade() else { return };
         tokio::spawn(async move {
-            if let Err(error) = this.remove_unless_kept(segments, pages, checkpoint).await {
+            if let Err(error) = this.remove_unless_kept(objects).await {
                 tracing::warn!(volume = %this.name(), %error, "objects that are no longer used stay in the bucket for now");
             }
         });
@@ -222,7 +222,7 @@ impl Planner for CachedVolume {
             return Ok(Plan::Settled);
         }
         // What an earlier life made.
-        let wanted = self.keys_of(&work);
+        let wanted: Vec<String> = self.objects_of(&work).into_iter().map(|object| self.names.key(object)).collect();
         if let Some(made) = local.made.iter().find(|made| !wanted.contains(&made.key)) {
             return Ok(Plan::Run(Op::Delete { key: made.key.clone(), expected: Expected::Object(ETag(made.etag.clone())) }));
         }
@@ -305,8 +305,7 @@ impl Planner for CachedVolume {
             };
             if let (Work::Fold(fold), Done::Written { .. }) = (work, done) {
                 let now = fold.checkpoint(self.id());
-                let (segments, pages) = fold.dropped(&now);
-                self.remove_unused(segments, pages, fold.of.checkpoint);
+                self.remove_unused(fold.dropped(&now));
             }
         }
     }
