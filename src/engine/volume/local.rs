@@ -14,15 +14,6 @@ use crate::base::id::{BlobId, OwnerId};
 use crate::store::blob::BlobError;
 use crate::store::meta::{Key, Meta, MetaError, Row, ValueRow};
 
-/// An object of a batch that is not published yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
-    /// Its key.
-    pub key: String,
-    /// Its ETag.
-    pub etag: String,
-}
-
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
@@ -34,9 +25,6 @@ pub struct Local {
     pub blob: BlobId,
     /// How often it was opened here since it was attached: the upper half of the numbers of what is written.
     pub life: u32,
-    /// Objects that no manifest names yet.
-    #[serde(default)]
-    pub made: Vec<Made>,
     /// Somebody else attached it: nothing of it may be changed any more.
     #[serde(default)]
     pub is_fenced: bool,

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::attach::{AttachError, Home, absent};
-use crate::engine::volume::manifest::{SnapshotRecord, State};
 use crate::engine::volume::listing;
+use crate::engine::volume::manifest::{SnapshotRecord, State};
 use crate::engine::volume::named::objects_of;
 use crate::engine::volume::names::VolumeId;
 use crate::engine::volume::remote::damaged;

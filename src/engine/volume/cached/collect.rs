@@ -17,9 +17,9 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
+use super::CachedVolume;
 use super::attach::{AttachError, Home};
 use super::clone::clone_note;
-use super::{CachedVolume, Work};
 use crate::base::id::OwnerId;
 use crate::engine::volume::listing;
 use crate::engine::volume::local::Unreferenced;
@@ -95,13 +95,9 @@ fn may_go(name: &ObjectName, epoch: Option<u64>, held: Option<u64>) -> bool {
 
 impl CachedVolume {
     /// What must not be taken for unreferenced. What is on its way is looked at first: from there it becomes part of the state, and of snapshots.
-    async fn held(&self) -> Held {
-        let mut under_way: BTreeSet<Object> = match &*self.work.lock().await {
-            Work::Nothing => BTreeSet::new(),
-            work => self.objects_of(work).into_iter().collect(),
-        };
+    fn held(&self) -> Held {
+        let under_way = self.work.lock().objects().collect();
         let local = self.local.lock().clone();
-        under_way.extend(local.made.iter().filter_map(|made| self.names.object(&made.key)));
         let snapshots = self.snapshots.lock().iter().filter_map(|known| known.state.clone()).collect::<Vec<_>>();
         let states = std::iter::once(local.manifest.state).chain(snapshots).collect();
         Held { epoch: local.manifest.epoch, under_way, states }
@@ -193,10 +189,10 @@ impl Home {
                 }
                 let Some((volume, kind, _)) = names.parse(&listed.key) else { continue };
                 let snapshot = listed.key.rsplit('/').next().and_then(|id| id.parse().ok());
-                match (kind, snapshot) {
-                    ("manifest", _) => drop(census.manifests.insert(volume)),
-                    ("snapshots", Some(snapshot)) => drop(census.snapshots.insert((volume, snapshot))),
-                    _ => {}
+                if kind == "manifest" {
+                    census.manifests.insert(volume);
+                } else if let ("snapshots", Some(snapshot)) = (kind, snapshot) {
+                    census.snapshots.insert((volume, snapshot));
                 }
             }
         })
@@ -214,7 +210,7 @@ impl Home {
         loop {
             let mut held = BTreeMap::new();
             for volume in volumes.iter().filter(|volume| !volume.is_fenced()) {
-                held.insert(volume.id(), volume.held().await);
+                held.insert(volume.id(), volume.held());
             }
             looks += 1;
             match self.look(census, &held).await {

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use super::CachedVolume;
 use crate::base::id::OwnerId;
+use crate::engine::volume::listing;
 use crate::engine::volume::local::{Snapshot, SnapshotStatus};
 use crate::engine::volume::manifest::{SnapshotRecord, State};
 use crate::engine::volume::named::objects_of;
 use crate::engine::volume::names::{Object, VolumeId};
 use crate::engine::volume::remote::damaged;
-use crate::engine::volume::listing;
 use crate::store::blob::{Batch, BlobError, FetchError};
 use crate::store::object::{ObjectError, Outcome};
 
@@ -45,7 +45,6 @@ impl CachedVolume {
         if self.is_fenced() {
             return Err(SnapshotError::Fenced);
         }
-        let blob = self.local.lock().blob;
         let (snapshot, created_ns) = (VolumeId::random(), self.now_ns());
         let taken =
             Snapshot { snapshot, description: description.to_owned(), created_ns, status: SnapshotStatus::Pending, state: None };
@@ -53,7 +52,7 @@ impl CachedVolume {
         let generation = {
             // Between two writes, so that it is a moment in the order that the initiator saw.
             let _alone = self.exclusive.write().await;
-            self.blobs.freeze(blob).await?
+            self.blobs.freeze(self.blob).await?
         };
         let mut all: Vec<VolumeId> = self.snapshots.lock().iter().map(|known| known.snapshot).collect();
         all.push(snapshot);
@@ -93,6 +92,9 @@ impl CachedVolume {
         if let Some(state) = known.state {
             let objects = objects_of(&self.bucket, &self.names, &state).await?;
             self.remove_unless_kept(objects.into_iter().collect()).await?;
+            // What it kept from being rewritten it keeps no more.
+            self.cleaning.lock().something_died();
+            self.ask(0).await;
         }
         Ok(())
     }
@@ -141,7 +143,7 @@ impl CachedVolume {
     }
 
     /// What the snapshots in the bucket have, whoever took them.
-    async fn snapshot_states(&self) -> Result<Vec<State>, FetchError> {
+    pub(super) async fn snapshot_states(&self) -> Result<Vec<State>, FetchError> {
         let prefix = format!("{}snapshots/", self.names.volume(self.id()));
         let mut states = Vec::new();
         for key in listing::keys(&self.bucket, &prefix).await? {
