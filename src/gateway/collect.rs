@@ -28,12 +28,17 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
             Some(left) if left > Duration::ZERO => left,
             _ => match gateway.collect_volumes(false).await {
                 Ok(found) => {
-                    tracing::info!(unreferenced = found.unreferenced, removed = found.removed, "objects of volumes were collected");
+                    tracing::info!(
+                        unreferenced = found.unreferenced,
+                        removed = found.removed,
+                        "objects of volumes were collected"
+                    );
                     gateway.mended(&About::File(NAME.into()));
                     INTERVAL
                 }
                 Err(reason) => {
-                    let text = format!("objects of volumes that nothing names could not be collected, which is tried again: {reason}");
+                    let text =
+                        format!("objects of volumes that nothing names could not be collected, which is tried again: {reason}");
                     gateway.notice(About::File(NAME.into()), text);
                     RETRY
                 }
