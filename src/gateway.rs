@@ -12,6 +12,7 @@
 //! - A share is closed in this order: mount and export, uploads, share; the gateway: SMB, NFS and iSCSI, shares, uploader, blobs (which syncs), endpoint.
 
 mod buckets;
+mod collect;
 mod control;
 pub mod disk;
 pub mod mend;

@@ -21,7 +21,7 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Exit {
     }
 }
 
-pub(super) use volumes::{inspection, snapshots, volume, volumes};
+pub(super) use volumes::{collection, inspection, snapshots, volume, volumes};
 
 pub(super) fn shares(status: &Status) -> Exit {
     out::print(&table(status))

@@ -36,6 +36,14 @@ pub(super) enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Look for objects of volumes in the bucket that nothing names, and remove those that were found so a day before. It is done daily by itself.
+    Collect {
+        /// Only say what there is.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Make a volume larger, while it is in use.
     Grow {
         /// Its name.
@@ -228,6 +236,7 @@ async fn done(client: &Client, command: Command) -> Result<Exit, String> {
         Command::List { bucket: false, json } => (VolumeCommand::List, json.json),
         Command::List { bucket: true, json } => (VolumeCommand::ListBucket, json.json),
         Command::Show { name, json } => return show_one(client, &name, json.json).await,
+        Command::Collect { dry_run, json } => (VolumeCommand::Collect { dry_run }, json.json),
         Command::Grow { name, size } => (VolumeCommand::Grow { name, len_bytes: size.0 }, false),
         Command::Attach { id, name, force } => (VolumeCommand::Attach { id, name, force }, false),
         Command::Detach { name, timeout } => {
@@ -254,6 +263,8 @@ fn shown(answer: VolumeAnswer, json: bool) -> Exit {
         VolumeAnswer::Volumes(volumes) => show::volumes(&volumes),
         VolumeAnswer::Snapshots(snapshots) if json => show::json(&snapshots),
         VolumeAnswer::Snapshots(snapshots) => show::snapshots(&snapshots),
+        VolumeAnswer::Collected(found) if json => show::json(&found),
+        VolumeAnswer::Collected(found) => show::collection(&found),
     }
 }
 

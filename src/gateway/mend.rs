@@ -1,4 +1,4 @@
-//! Tries again what failed: a share that did not open, a mount that was refused or that somebody took away, the embedded endpoint.
+//! Tries again what failed: a share that did not open, a mount that was refused or that somebody took away, the embedded endpoint, volumes.
 //!
 //! Invariants: each waits twice as long after each failure, up to [`WAIT_MAX`]; nothing else waits for it. Why it failed is in `status`
 //! until it works.
@@ -39,6 +39,12 @@ impl Backoff {
         self.due = Instant::now() + self.wait;
     }
 
+    /// As [`Self::again`].
+    fn later(mut self) -> Self {
+        self.again();
+        self
+    }
+
     /// Whether it is time.
     pub fn is_due(&self) -> bool {
         Instant::now() >= self.due
@@ -58,7 +64,7 @@ impl Default for Backoff {
 
 /// Mends until the gateway stops.
 pub async fn run(gateway: Arc<Gateway>) {
-    let mut embedded = Backoff::new();
+    let (mut embedded, mut volumes) = (Backoff::new(), Backoff::new());
     loop {
         tokio::select! {
             () = gateway.stop.cancelled() => return,
@@ -69,6 +75,10 @@ pub async fn run(gateway: Arc<Gateway>) {
                 Ok(_) => embedded = Backoff::new(),
                 Err(_) => embedded.again(),
             }
+        }
+        if gateway.are_volumes_missing() && volumes.is_due() {
+            gateway.open_volumes().await;
+            volumes = if gateway.are_volumes_missing() { volumes.later() } else { Backoff::new() };
         }
         gateway.mend_shares().await;
     }

@@ -1,6 +1,6 @@
-//! How the cache is divided: what each share may have of the bytes that are not uploaded.
+//! How the cache is divided: what each share and each volume may have of the bytes that are not uploaded.
 //!
-//! Invariant: what is guaranteed by default leaves half of the cache to whoever needs it, however many shares there are. (What files say is
+//! Invariant: what is guaranteed by default leaves half of the cache to whoever needs it, however many shares and volumes there are. (What files say is
 //! checked where they are read.)
 
 use crate::config::ShareConfig;
@@ -9,9 +9,12 @@ use crate::store::blob::Portion;
 /// The most that a share is guaranteed where its file says nothing: this part of the cache.
 const DEFAULT_PART: u64 = 16;
 
-/// What a share is guaranteed where its file says nothing, in bytes, where these are all shares.
-pub(super) fn default_guarantee<'a>(shares: impl IntoIterator<Item = &'a ShareConfig>, cache_bytes: u64) -> u64 {
-    let (mut said, mut silent) = (0_u64, 0_u64);
+/// The most that a volume is guaranteed: this part of the cache.
+const VOLUME_PART: u64 = 32;
+
+/// What a share is guaranteed where its file says nothing, in bytes, where these are all shares, and there are so many volumes.
+pub(super) fn default_guarantee<'a>(shares: impl IntoIterator<Item = &'a ShareConfig>, volumes: usize, cache_bytes: u64) -> u64 {
+    let (mut said, mut silent) = (0_u64, volumes as u64);
     for share in shares {
         match share.cache_guaranteed {
             Some(size) => said = said.saturating_add(size.0),
@@ -20,6 +23,12 @@ pub(super) fn default_guarantee<'a>(shares: impl IntoIterator<Item = &'a ShareCo
     }
     let left = (cache_bytes / 2).saturating_sub(said);
     (left / silent.max(1)).min(cache_bytes / DEFAULT_PART)
+}
+
+/// What a volume may have.
+pub(super) fn volume_portion(maximum: Option<u64>, default_guarantee: u64, cache_bytes: u64) -> Portion {
+    let maximum_bytes = maximum.map_or(cache_bytes / 4 * 3, |bytes| bytes.min(cache_bytes));
+    Portion { guaranteed_bytes: default_guarantee.min(cache_bytes / VOLUME_PART).min(maximum_bytes), maximum_bytes }
 }
 
 /// What a share may have.
@@ -42,21 +51,29 @@ mod tests {
         let cache_bytes = 16 << 30;
         for (count, expected) in [(1, 1 << 30), (8, 1 << 30), (14, (8 << 30) / 14), (100, (8 << 30) / 100)] {
             let shares = vec![share(""); count];
-            assert_eq!(default_guarantee(&shares, cache_bytes), expected, "{count} shares");
+            assert_eq!(default_guarantee(&shares, 0, cache_bytes), expected, "{count} shares");
             let sum: u64 = shares.iter().map(|share| portion(share, expected, cache_bytes).guaranteed_bytes).sum();
             assert!(sum <= cache_bytes / 2);
+            for volumes in [1, 17, 1_000] {
+                let default = default_guarantee(&shares, volumes, cache_bytes);
+                let shares: u64 = shares.iter().map(|share| portion(share, default, cache_bytes).guaranteed_bytes).sum();
+                let volume = volume_portion(None, default, cache_bytes).guaranteed_bytes;
+                assert!(shares + volume * volumes as u64 <= cache_bytes / 2, "{count} shares, {volumes} volumes");
+                assert!(0 < volume && volume <= cache_bytes / 32);
+            }
         }
     }
 
     #[test]
     fn what_files_say_is_taken_from_what_is_divided() {
         let shares = [share("cache_guaranteed = \"7 GiB\""), share(""), share(""), share("cache_maximum = \"1 MiB\"")];
-        let default = default_guarantee(&shares, 16 << 30);
+        let default = default_guarantee(&shares, 0, 16 << 30);
         assert_eq!(default, (1 << 30) / 3);
         let portions = shares.each_ref().map(|share| portion(share, default, 16 << 30));
         assert_eq!(portions.map(|portion| portion.guaranteed_bytes), [7 << 30, default, default, 1 << 20]);
         assert_eq!(portions[0].maximum_bytes, 12 << 30);
+        assert_eq!(volume_portion(Some(1 << 20), default, 16 << 30).guaranteed_bytes, 1 << 20);
         let greedy = [share("cache_guaranteed = \"12 GiB\""), share("")];
-        assert_eq!(default_guarantee(&greedy, 16 << 30), 0);
+        assert_eq!(default_guarantee(&greedy, 0, 16 << 30), 0);
     }
 }

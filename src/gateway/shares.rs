@@ -99,25 +99,30 @@ impl Gateway {
                 Err(error) => self.refuse(&name, &error),
             }
         }
-        self.notices.keep_shares(|name| names.contains(name) || name == volumes::NAME);
+        self.notices.keep_shares(|name| names.contains(name) || name.starts_with(volumes::NAME));
     }
 
     fn refuse(&self, name: &str, error: &ConfigError) {
         self.notice(About::File(name.to_owned()), format!("{error}; the share is left as it is"));
     }
 
-    /// Divides the cache anew among the shares that are wanted and those that run nevertheless.
-    fn divide(&self, wanted: &[NamedShare]) {
+    /// Divides the cache anew among the shares that are wanted, those that run nevertheless, and the volumes.
+    pub(super) fn divide(&self, wanted: &[NamedShare]) {
         let shares = self.shares.lock();
         let wanted: BTreeMap<&String, &ShareConfig> =
             wanted.iter().filter_map(|(name, config)| Some((name, config.as_ref().ok()?))).collect();
         let others = shares.iter().filter(|(name, _)| !wanted.contains_key(name)).map(|(_, running)| &running.config);
-        let default = portions::default_guarantee(wanted.values().copied().chain(others), self.cache_bytes);
+        let volumes = self.served_volumes();
+        let default = portions::default_guarantee(wanted.values().copied().chain(others), volumes.len(), self.cache_bytes);
         self.default_guarantee.store(default, Ordering::Relaxed);
         for running in shares.values() {
             if let Some(share) = &running.share {
                 self.blobs.set_portion(share.owner(), self.portion(&running.config));
             }
+        }
+        let maximum = self.config.volumes.cache_maximum.map(|size| size.0);
+        for volume in volumes {
+            self.blobs.set_portion(volume.owner(), portions::volume_portion(maximum, default, self.cache_bytes));
         }
     }
 

@@ -7,19 +7,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::{Gateway, buckets};
+use super::{Gateway, buckets, portions};
 use crate::base::id::OwnerId;
 use crate::engine::volume::{BlockDevice, CachedVolume, Create, Home, Settings, SnapshotError, VolumeId};
 use crate::protocol::admin::volumes::{SnapshotStatus, VolumeAnswer, VolumeCommand, VolumeStatus};
 use crate::protocol::iscsi::{Admission, Chap, Credential, Iscsi};
 use crate::protocol::scsi::{Disk, Keeper, LogicalUnitNumber, Lun};
-use crate::store::blob::{Batch, BlobError, Portion};
+use crate::store::blob::{Batch, BlobError};
 use crate::store::meta::{Key, Row, ValueRow};
 
 /// What notices have volumes under; no share has such a name.
@@ -60,6 +61,12 @@ pub(super) struct Volumes {
     commanding: tokio::sync::Mutex<()>,
     /// Told when there is something to serve.
     used: Notify,
+    /// Some could not be opened.
+    is_failed: AtomicBool,
+    /// One collection at a time.
+    pub(super) collecting: tokio::sync::Mutex<()>,
+    /// Somebody sees to it that there is one each day.
+    is_collected: AtomicBool,
 }
 
 fn access_key(owner: OwnerId) -> String {
@@ -113,24 +120,29 @@ impl Gateway {
         }
     }
 
-    /// Opens the volumes that this gateway has, if it has any.
+    /// Opens the volumes that this gateway has and does not serve, if there are any. What fails is a notice, and tried again.
     pub async fn open_volumes(self: &Arc<Self>) {
         let _one = self.volumes.commanding.lock().await;
-        let has_any = match self.blobs.meta().owners().await {
-            Ok(owners) => owners.iter().any(|row| row.kind == Home::KIND),
-            Err(error) => return self.notice(super::About::Endpoint(NAME.into()), format!("volumes are not served: {error}")),
-        };
-        if !has_any {
-            return;
+        if let Err(reason) = self.try_open_volumes().await {
+            self.volumes.is_failed.store(true, Ordering::Relaxed);
+            self.notice(super::About::File(NAME.into()), format!("volumes are not served, which is tried again: {reason}"));
+        } else if self.volumes.is_failed.swap(false, Ordering::Relaxed) {
+            self.mended(&super::About::File(NAME.into()));
         }
-        let opened = match self.home().await {
-            Ok(home) => home.open_all().await.map_err(words),
-            Err(reason) => Err(reason),
-        };
-        let (volumes, failed) = match opened {
-            Ok(opened) => opened,
-            Err(reason) => return self.notice(super::About::Endpoint(NAME.into()), format!("volumes are not served: {reason}")),
-        };
+    }
+
+    /// Whether there are volumes that could not be opened.
+    pub(super) fn are_volumes_missing(&self) -> bool {
+        self.volumes.is_failed.load(Ordering::Relaxed)
+    }
+
+    async fn try_open_volumes(self: &Arc<Self>) -> Result<(), String> {
+        let owners = self.blobs.meta().owners().await.map_err(words)?;
+        if !owners.iter().any(|row| row.kind == Home::KIND) {
+            return Ok(());
+        }
+        let served: Vec<OwnerId> = self.served_volumes().iter().map(|volume| volume.owner()).collect();
+        let (volumes, failed) = self.home().await?.open_besides(&served).await.map_err(words)?;
         let mut reasons: Vec<String> = failed.into_iter().map(|(name, error)| format!("{name}: {error}")).collect();
         for volume in volumes {
             let name = volume.name();
@@ -138,12 +150,10 @@ impl Gateway {
                 reasons.push(format!("{name}: {reason}"));
             }
         }
-        if !reasons.is_empty() {
-            self.notice(super::About::File(NAME.into()), format!("volumes are not served: {}", reasons.join("; ")));
-        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) }
     }
 
-    async fn home(self: &Arc<Self>) -> Result<&Home, String> {
+    pub(super) async fn home(self: &Arc<Self>) -> Result<&Home, String> {
         self.volumes.home.get_or_try_init(|| self.make_home()).await
     }
 
@@ -161,10 +171,8 @@ impl Gateway {
             prefix: prefix.to_owned(),
             gateway: self.id.clone(),
             settings: Settings { upload_interval: config.upload_interval.0, ..Settings::default() },
-            portion: Portion {
-                guaranteed_bytes: self.cache_bytes / 32,
-                maximum_bytes: config.cache_maximum.map_or(self.cache_bytes / 4 * 3, |size| size.0.min(self.cache_bytes)),
-            },
+            // Until it is served.
+            portion: portions::volume_portion(config.cache_maximum.map(|size| size.0), 0, self.cache_bytes),
         })
     }
 
@@ -185,6 +193,12 @@ impl Gateway {
         offered.put(number, lun);
         self.volumes.served.lock().insert(name, Served { volume, target, access });
         self.volumes.used.notify_waiters();
+        self.divide(&[]);
+        if !self.volumes.is_collected.swap(true, Ordering::Relaxed)
+            && let Some(gateway) = self.weak.upgrade()
+        {
+            tokio::spawn(super::collect::run(gateway));
+        }
         Ok(())
     }
 
@@ -236,12 +250,15 @@ impl Gateway {
     /// # Errors
     /// A sentence for the operator.
     pub(super) async fn command_volume(self: &Arc<Self>, command: VolumeCommand) -> Result<VolumeAnswer, String> {
-        if matches!(command, VolumeCommand::List) {
-            return Ok(VolumeAnswer::Volumes(self.volume_statuses()));
+        match command {
+            VolumeCommand::List => return Ok(VolumeAnswer::Volumes(self.volume_statuses())),
+            // It may take long, and changes nothing that others change.
+            VolumeCommand::Collect { dry_run } => return self.collect_volumes(dry_run).await.map(VolumeAnswer::Collected),
+            _ => {}
         }
         let _one = self.volumes.commanding.lock().await;
         match command {
-            VolumeCommand::List => Ok(VolumeAnswer::Volumes(self.volume_statuses())),
+            VolumeCommand::List | VolumeCommand::Collect { .. } => Ok(VolumeAnswer::Volumes(self.volume_statuses())),
             VolumeCommand::ListBucket => self.volumes_in_bucket().await,
             VolumeCommand::Create { name, len_bytes, block_bytes, write_cache, from, snapshot } => {
                 let from = from.map(|from| self.volume_id(&from)).transpose()?;
@@ -305,6 +322,7 @@ impl Gateway {
             return Err(reason);
         }
         self.volumes.served.lock().remove(name);
+        self.divide(&[]);
         Ok(VolumeAnswer::Done)
     }
 
@@ -367,9 +385,14 @@ impl Gateway {
         Ok(VolumeAnswer::Volumes(all.into_iter().map(shown).collect()))
     }
 
+    /// All volumes that are served.
+    pub(super) fn served_volumes(&self) -> Vec<Arc<CachedVolume>> {
+        self.volumes.served.lock().values().map(|served| served.volume.clone()).collect()
+    }
+
     /// Returns when what is new on all volumes is in S3; `false` after `limit`.
     pub(super) async fn drain_volumes(&self, limit: Option<Duration>) -> bool {
-        let volumes: Vec<_> = self.volumes.served.lock().values().map(|served| served.volume.clone()).collect();
+        let volumes = self.served_volumes();
         let drained = futures_util::future::join_all(volumes.iter().map(|volume| volume.drain(limit))).await;
         drained.into_iter().all(|drained| drained)
     }

@@ -367,6 +367,11 @@ impl BlobStore {
         self.try_read_range(blob, range)
     }
 
+    /// A hint that a range will be read: what only S3 has of it is fetched, as far as the log has room and not too much is being fetched. Returns at once.
+    pub fn prefetch(&self, blob: BlobId, range: Range<u64>) {
+        self.prefetch_range(blob, range);
+    }
+
     /// Length, times, state.
     ///
     /// # Errors

@@ -61,6 +61,7 @@ use crate::base::id::OwnerId;
 use crate::base::pool::Pool;
 use crate::store::blob::{Batch, BlobError, BlobStore};
 use crate::store::object::SharedStore;
+pub use adopt::is_marked_by;
 pub use op::{Done, Expected, Op};
 
 /// How often `drain` asks whether what it waits for is in S3 though its job goes on.

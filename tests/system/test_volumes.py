@@ -194,6 +194,151 @@ def test_what_is_written_costs_few_objects(gateway):
     assert 2 <= len(keys) <= 12, keys
 
 
+def stored(gateway):
+    pages = gateway.s3().get_paginator("list_objects_v2").paginate(Bucket="volumes")
+    return sum(item["Size"] for page in pages for item in page.get("Contents", []))
+
+
+def test_a_discard_shrinks_the_bucket(gateway, tmp_path):
+    create(gateway, "db", "256 MiB")
+    source = tmp_path / "source.img"
+    source.write_bytes(os.urandom(96 * MIB))
+    image("convert", "-n", "-f", "raw", "-O", "raw", source, url(gateway, "db"))
+    gateway.drain()
+    assert stored(gateway) > 96 * MIB
+    # Most of it goes, and of every segment a little stays: this is written anew, and the segments go too.
+    qemu_io(url(gateway, "db"), *(f"discard {mib}M 960k" for mib in range(96)))
+    gateway.drain()
+    until(lambda: stored(gateway) < 10 * MIB)
+    qemu_io(url(gateway, "db"), *(f"read -P 0 {mib}M 960k" for mib in range(96)))
+    raw = tmp_path / "export.raw"
+    shown = json.loads(volume(gateway, "show", "db", "--json").stdout)
+    volume(gateway, "export", shown["id"], str(raw))
+    with open(raw, "rb") as exported, open(source, "rb") as original:
+        for mib in range(96):
+            exported.seek(mib * MIB + 960 * 1024)
+            original.seek(mib * MIB + 960 * 1024)
+            assert exported.read(64 * 1024) == original.read(64 * 1024), mib
+    found = json.loads(volume(gateway, "collect", "--dry-run", "--json").stdout)
+    assert found["unreferenced"] == 0 and found["objects"] > 0, found
+
+
+def test_what_nothing_names_is_found_and_waits_a_day(gateway):
+    create(gateway, "db", "64 MiB")
+    qemu_io(url(gateway, "db"), "write -P 1 0 8M")
+    gateway.drain()
+    shown = json.loads(volume(gateway, "show", "db", "--json").stdout)
+    stray = f"volumes/{shown['id']}/segments/{0:016x}-{7:016x}"
+    gateway.s3().put_object(Bucket="volumes", Key=stray, Body=b"stray")
+    for args in [("--dry-run",), (), ()]:
+        found = json.loads(volume(gateway, "collect", "--json", *args).stdout)
+        assert (found["unreferenced"], found["unreferenced_bytes"], found["removed"], found["keys"]) == (1, 5, 0, [stray]), found
+    assert "named by nothing   1 objects" in volume(gateway, "collect", "--dry-run").stdout
+    assert gateway.s3().head_object(Bucket="volumes", Key=stray)["ContentLength"] == 5
+
+
+def test_a_volume_is_inspected_verified_and_exported_from_the_bucket_alone(gateway, tmp_path):
+    create(gateway, "db", "64 MiB")
+    source = tmp_path / "source.img"
+    source.write_bytes(os.urandom(8 * MIB) + bytes(40 * MIB) + os.urandom(16 * MIB))
+    image("convert", "-n", "-f", "raw", "-O", "raw", source, url(gateway, "db"))
+    taken = json.loads(volume(gateway, "snapshot", "create", "db", "--wait", "--json").stdout)[0]
+    qemu_io(url(gateway, "db"), "write -P 7 0 8M")
+    gateway.drain()
+    id_ = json.loads(volume(gateway, "show", "db", "--json").stdout)["id"]
+
+    def look():
+        found = json.loads(volume(gateway, "inspect", id_, "--json").stdout)
+        assert (found["len_bytes"], found["mapped_bytes"], found["name"]) == (64 * MIB, 24 * MIB, "db"), found
+        assert 16 * MIB < found["stored_bytes"] < 17 * MIB, found
+        verified = volume(gateway, "verify", id_)
+        assert f"{64 * MIB} bytes are as they should be" in verified.stdout
+        for args, name in [((id_,), "now"), ((id_, "--snapshot", taken["id"]), "then")]:
+            raw, qcow = tmp_path / f"{name}.raw", tmp_path / f"{name}.qcow2"
+            volume(gateway, "export", *args, str(raw))
+            volume(gateway, "export", *args, str(qcow), "--format", "qcow2")
+            assert "identical" in image("compare", "-f", "raw", "-F", "qcow2", raw, qcow).stdout
+        assert (tmp_path / "then.raw").read_bytes() == source.read_bytes()
+        assert (tmp_path / "now.raw").read_bytes() == bytes([7]) * 8 * MIB + source.read_bytes()[8 * MIB:]
+        refused = volume(gateway, "export", id_, str(tmp_path / "now.raw"), check=False)
+        assert refused.returncode == 1 and "exists" in refused.stderr
+        for exported in tmp_path.glob("*.raw"):
+            exported.unlink()
+        for exported in tmp_path.glob("*.qcow2"):
+            exported.unlink()
+
+    look()
+    # Also where no gateway runs.
+    gateway.stop()
+    look()
+    gateway.start()
+    # What is damaged is found.
+    s3 = gateway.s3()
+    segments = s3.list_objects_v2(Bucket="volumes", Prefix=f"volumes/{id_}/segments/")["Contents"]
+    key = segments[0]["Key"]
+    body = bytearray(s3.get_object(Bucket="volumes", Key=key)["Body"].read())
+    body[-1000] ^= 1
+    s3.put_object(Bucket="volumes", Key=key, Body=bytes(body))
+    for args in [(id_,), (id_, "--snapshot", taken["id"])]:
+        done = volume(gateway, "verify", *args, check=False)
+        if done.returncode:
+            assert "cannot be read" in done.stderr and "bytes " in done.stdout, done
+            break
+    else:
+        raise AssertionError("the damage was not found")
+
+
+def test_a_clone_into_an_empty_gateway(gateway, make_gateway, tmp_path):
+    create(gateway, "db", "64 MiB")
+    qemu_io(url(gateway, "db"), "write -P 1 0 8M")
+    taken = json.loads(volume(gateway, "snapshot", "create", "db", "--wait", "--json").stdout)[0]
+    qemu_io(url(gateway, "db"), "write -P 2 4M 8M")
+    gateway.drain()
+    id_ = json.loads(volume(gateway, "show", "db", "--json").stdout)["id"]
+    key, secret = gateway.keys()
+    (tmp_path / "credentials").write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    s3 = f'[volumes.s3]\nendpoint = "http://127.0.0.1:{gateway.s3_port}"\ncredentials_file = "{tmp_path}/credentials"\n'
+    other = make_gateway(config=s3, shares={}).start()
+    volume(other, "create", "then", "--from", id_, "--snapshot", taken["id"], "--size", "128 MiB")
+    volume(other, "create", "now", "--from", id_)
+    qemu_io(url(other, "then"), "read -P 1 0 8M", "read -P 0 8M 120M", "write -P 3 100M 1M")
+    qemu_io(url(other, "now"), "read -P 1 0 4M", "read -P 2 4M 8M", "read -P 0 12M 52M", "write -P 4 0 1M")
+    other.drain()
+    # What the source does is its own, also where it takes back what the clones have.
+    qemu_io(url(gateway, "db"), "discard 0 64M", "write -P 9 0 1M")
+    volume(gateway, "snapshot", "delete", "db", taken["id"])
+    gateway.drain()
+    other.stop()
+    other.start()
+    qemu_io(url(other, "then"), "read -P 1 0 8M", "read -P 3 100M 1M")
+    qemu_io(url(other, "now"), "read -P 4 0 1M", "read -P 1 1M 3M", "read -P 2 4M 8M")
+    refused = volume(gateway, "delete", "db", "--yes", check=False)
+    assert refused.returncode == 1 and "clones" in refused.stderr
+    for clone in ("then", "now"):
+        volume(other, "delete", clone, "--yes")
+    volume(gateway, "delete", "db", "--yes")
+    assert stored(gateway) == 0
+
+
+def test_volumes_whose_bucket_cannot_be_opened_at_a_start_are_served_as_soon_as_it_can(gateway, make_gateway, tmp_path):
+    key, secret = gateway.keys()
+    credentials = tmp_path / "credentials"
+    credentials.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    s3 = f'[volumes.s3]\nendpoint = "http://127.0.0.1:{gateway.s3_port}"\ncredentials_file = "{credentials}"\n'
+    other = make_gateway(config=s3, shares={}).start()
+    create(other, "db", "64 MiB")
+    qemu_io(url(other, "db"), "write -P 1 0 8M")
+    other.drain()
+    other.stop()
+    credentials.rename(tmp_path / "gone")
+    other.start(wait=False)
+    until(lambda: "volumes are not served" in other.run("status", check=False).stdout)
+    (tmp_path / "gone").rename(credentials)
+    until(lambda: "db" in volume(other, "list", check=False).stdout)
+    qemu_io(url(other, "db"), "read -P 1 0 8M")
+    until(lambda: "volumes are not served" not in other.run("status", check=False).stdout)
+
+
 def test_a_volume_answers_scsi_as_the_standard_says(gateway):
     """iscsi-test-cu (one process per suite) against a volume, as test_iscsi.py has it against disks in memory."""
     from test_iscsi import families, suite

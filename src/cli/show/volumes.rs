@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use crate::cli::{Exit, out};
 use crate::engine::volume::Inspection;
-use crate::protocol::admin::volumes::{SnapshotStatus, VolumeStatus};
+use crate::protocol::admin::volumes::{CollectionStatus, SnapshotStatus, VolumeStatus};
 
 /// A moment in the gateway's time zone; "-" for none.
 fn moment(seconds: i64) -> String {
@@ -70,6 +70,19 @@ pub fn inspection(found: &Inspection) -> Exit {
         format!("stored           {} in {} segments", HumanBytes(found.stored_bytes), found.segments),
         format!("since checkpoint {} segments", found.since_checkpoint),
     ])
+}
+
+/// What a collection found.
+pub fn collection(found: &CollectionStatus) -> Exit {
+    let of = |count: u64, bytes: u64| format!("{count} objects, {}", HumanBytes(bytes));
+    let verb = if found.dry_run { "due for removal" } else { "removed" };
+    let mut lines = vec![
+        format!("in the bucket      {}", of(found.objects, found.bytes)),
+        format!("named by nothing   {}", of(found.unreferenced, found.unreferenced_bytes)),
+        format!("{verb:<18} {} (found so a day before)", of(found.removed, found.removed_bytes)),
+    ];
+    lines.extend(found.keys.iter().map(|key| format!("  {key}")));
+    out::print(&lines)
 }
 
 /// A table of snapshots.

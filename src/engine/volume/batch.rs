@@ -1,25 +1,28 @@
-//! What is being uploaded of a volume: a frozen generation cut into segments, or a checkpoint of the map.
+//! What is being uploaded of a volume: a frozen generation cut into segments, live bytes of segments that are mostly dead, or a checkpoint of the map.
 //!
 //! What lives here: [`Batch`] and [`Part`], [`Fold`]. Pure but for reading: `upload.rs` says what is done with them, and when.
 //!
 //! Invariant: the same part is made of the same bytes however often it is made, since a generation and a map that is folded do not change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
-use super::checkpoint::{Checkpoint, PagePlace, Usage};
+use super::checkpoint::{Checkpoint, PagePlace};
 use super::manifest::State;
 use super::map::Page;
-use super::names::{ObjectName, VolumeId};
+use super::named::objects_below;
+use super::names::{Kind, Object, ObjectName, VolumeId};
 use super::remote::{Folding, Remote};
 use super::segment::{About, Builder, FRAME_BYTES_MAX, HEADER_BYTES, ROW_BYTES, Segment};
+use crate::base::id::Seq;
 use crate::store::blob::{BlobError, FetchError, Generation, Held};
 
 /// Bytes of a volume that become one segment, before compression.
-const SEGMENT_BYTES: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+pub const SEGMENT_BYTES: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
 /// Frames of a segment: its table is read in one request.
 const FRAMES_MAX: u64 = 2_000;
 /// What is read of a generation before others get their turn, in bytes.
@@ -39,18 +42,25 @@ pub struct Part {
     pub bytes_max: u64,
 }
 
-/// A generation on its way.
+/// Where a batch has its bytes from.
+enum Source {
+    /// New ones.
+    Generation(Generation),
+    /// What S3 has, in this state: they are written anew.
+    Map(Arc<Remote>, State),
+}
+
+/// Segments on their way.
 pub struct Batch {
-    /// The generation.
-    pub generation: Generation,
-    /// When it was frozen, nanoseconds since the Unix epoch.
-    pub at_ns: i64,
+    source: Source,
+    /// When the generation was frozen, nanoseconds since the Unix epoch.
+    at_ns: i64,
     /// The snapshot that it is.
     pub snapshot: Option<VolumeId>,
     /// Its segments, in the order in which they become part of the volume.
     pub parts: Vec<Part>,
     /// What was made of them.
-    pub made: BTreeMap<ObjectName, Segment>,
+    made: Mutex<BTreeMap<ObjectName, Segment>>,
 }
 
 impl Batch {
@@ -62,7 +72,7 @@ impl Batch {
         generation: Generation,
         at_ns: i64,
         snapshot: Option<VolumeId>,
-        mut name: ObjectName,
+        name: ObjectName,
     ) -> Result<Self, BlobError> {
         let mut cutter = Cutter::default();
         for range in generation.changed().await? {
@@ -70,25 +80,75 @@ impl Batch {
                 cutter.add(range, held == Held::Zeros);
             }
         }
+        Ok(Self::of(Source::Generation(generation), at_ns, snapshot, cutter, name))
+    }
+
+    /// Ranges, in order, whose bytes are written anew, with names from `name` on; as of the state that the map has now, which stays as it is until then.
+    pub fn relocation(remote: &Arc<Remote>, ranges: Vec<Range<u64>>, name: ObjectName) -> Self {
+        let mut cutter = Cutter::default();
+        ranges.into_iter().for_each(|range| cutter.add(range, false));
+        let state = remote.state();
+        let at_ns = state.at_ns;
+        Self::of(Source::Map(remote.clone(), state), at_ns, None, cutter, name)
+    }
+
+    fn of(source: Source, at_ns: i64, snapshot: Option<VolumeId>, cutter: Cutter, mut name: ObjectName) -> Self {
         let mut parts = Vec::new();
         for (pieces, bytes_max) in cutter.finish() {
             parts.push(Part { name, pieces, bytes_max });
             name.number += 1;
         }
-        Ok(Self { generation, at_ns, snapshot, parts, made: BTreeMap::new() })
+        Self { source, at_ns, snapshot, parts, made: Mutex::default() }
+    }
+
+    /// Whether it has nothing that is new.
+    pub fn is_relocation(&self) -> bool {
+        matches!(self.source, Source::Map(..))
+    }
+
+    /// The generation that it makes of the volume.
+    pub fn seq(&self) -> Seq {
+        match &self.source {
+            Source::Generation(generation) => generation.seq,
+            Source::Map(_, state) => Seq(state.generation),
+        }
+    }
+
+    /// What the volume is, which was `before`, when it is published. The generation is `pad_bytes` longer than the volume.
+    pub fn state(&self, before: &State, pad_bytes: u64) -> State {
+        let mut state = before.clone();
+        if let Source::Generation(generation) = &self.source {
+            state.generation = generation.seq.0;
+            state.len_bytes = generation.len_bytes - pad_bytes;
+            state.at_ns = self.at_ns;
+        }
+        self.parts.iter().for_each(|part| state.push(part.name));
+        state
+    }
+
+    /// The segments that were made.
+    pub fn made(&self) -> Vec<(ObjectName, Segment)> {
+        self.made.lock().iter().map(|(name, segment)| (*name, segment.clone())).collect()
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, BlobError> {
+        match &self.source {
+            Source::Generation(generation) => generation.read(range).await,
+            Source::Map(remote, _) => Ok(vec![remote.read(range).await?]),
+        }
     }
 
     /// The object of a part.
     ///
     /// # Errors
     /// As `Generation::read`; `NotFound` where there is no such part.
-    pub async fn make(&mut self, name: ObjectName, len_bytes: u64) -> Result<Vec<Bytes>, BlobError> {
+    pub async fn make(&self, name: ObjectName, len_bytes: u64) -> Result<Vec<Bytes>, BlobError> {
         let index = self.parts.iter().position(|part| part.name == name).ok_or(BlobError::NotFound)?;
         let mut builder = Builder::new(About {
             volume: name.volume,
             epoch: name.epoch,
             number: name.number,
-            through: self.generation.seq,
+            through: self.seq(),
             len_bytes,
             part: index as u32,
             parts: self.parts.len() as u32,
@@ -102,13 +162,13 @@ impl Batch {
             let mut at = range.start;
             while at < range.end {
                 let end = range.end.min((at / STEP_BYTES + 1) * STEP_BYTES);
-                builder.add(at, &self.generation.read(at..end).await?);
+                builder.add(at, &self.read(at..end).await?);
                 at = end;
                 tokio::task::yield_now().await;
             }
         }
         let (bytes, segment) = builder.finish();
-        self.made.insert(name, segment);
+        self.made.lock().insert(name, segment);
         Ok(bytes)
     }
 }
@@ -182,7 +242,9 @@ pub struct Fold {
     /// The state that it is of.
     pub of: State,
     /// What was made: by page, where it is and what it reads of each segment.
-    places: BTreeMap<u64, (Option<PagePlace>, Live)>,
+    places: Mutex<BTreeMap<u64, (Option<PagePlace>, Live)>>,
+    /// What comes of it all.
+    checkpoint: OnceLock<Arc<Checkpoint>>,
 }
 
 /// Bytes of the volume that are read from each segment, before and now.
@@ -217,14 +279,14 @@ impl Fold {
                 pack
             })
             .collect();
-        Ok(Self { folding, packs, name, of, places: BTreeMap::new() })
+        Ok(Self { folding, packs, name, of, places: Mutex::default(), checkpoint: OnceLock::new() })
     }
 
     /// The object of a pack of pages.
     ///
     /// # Errors
     /// What loading pages says; `NotFound` where there is no such pack.
-    pub async fn make_pack(&mut self, remote: &Remote, name: ObjectName) -> Result<Vec<u8>, BlobError> {
+    pub async fn make_pack(&self, remote: &Remote, name: ObjectName) -> Result<Vec<u8>, BlobError> {
         let pack = self.packs.iter().find(|pack| pack.name == name).ok_or(BlobError::NotFound)?;
         let mut bytes = Vec::new();
         for number in &pack.pages {
@@ -251,19 +313,21 @@ impl Fold {
                 pieces: page.len() as u32,
             };
             bytes.extend_from_slice(&encoded);
-            self.places.insert(*number, (Some(place).filter(|_| !page.is_empty()), live));
+            self.places.lock().insert(*number, (Some(place).filter(|_| !page.is_empty()), live));
             tokio::task::yield_now().await;
         }
         Ok(bytes)
     }
 
-    /// The checkpoint that comes of it, when all packs were made.
-    pub fn checkpoint(&self, volume: VolumeId) -> Checkpoint {
+    /// The checkpoint that comes of it. Asked for when all packs were made.
+    pub fn checkpoint(&self, volume: VolumeId) -> Arc<Checkpoint> {
+        self.checkpoint.get_or_init(|| Arc::new(self.make_checkpoint(volume))).clone()
+    }
+
+    fn make_checkpoint(&self, volume: VolumeId) -> Checkpoint {
         let mut checkpoint = Checkpoint { volume, generation: self.of.generation, ..(*self.folding.checkpoint).clone() };
-        for (name, len_bytes) in &self.folding.since {
-            checkpoint.segments.insert(*name, Usage { len_bytes: *len_bytes, live_bytes: 0 });
-        }
-        for (number, (place, live)) in &self.places {
+        checkpoint.segments.extend(self.folding.since.iter().map(|(name, usage)| (*name, *usage)));
+        for (number, (place, live)) in &*self.places.lock() {
             match place {
                 Some(place) => checkpoint.pages.insert(*number, *place),
                 None => checkpoint.pages.remove(number),
@@ -290,14 +354,11 @@ impl Fold {
         State { checkpoint: Some(self.name), since: Vec::new(), ..self.of.clone() }
     }
 
-    /// What the state before it named, and this one does not: segments, objects with pages.
-    pub fn dropped(&self, now: &Checkpoint) -> (Vec<ObjectName>, Vec<ObjectName>) {
-        let before = self.folding.checkpoint.segments.keys().chain(self.folding.since.keys());
-        let segments = before.filter(|name| !now.segments.contains_key(name)).copied().collect();
-        let packs = |checkpoint: &Checkpoint| {
-            checkpoint.pages.values().map(|place| place.object).collect::<std::collections::BTreeSet<_>>()
-        };
-        let pages = packs(&self.folding.checkpoint).difference(&packs(now)).copied().collect();
-        (segments, pages)
+    /// What the state before it named, and this one does not.
+    pub fn dropped(&self, now: &Checkpoint) -> Vec<Object> {
+        let since = self.folding.since.keys().map(|name| (Kind::Segments, *name));
+        let before = objects_below(&self.folding.checkpoint).chain(since);
+        let before: BTreeSet<Object> = before.chain(self.of.checkpoint.map(|name| (Kind::Checkpoints, name))).collect();
+        before.difference(&objects_below(now).collect()).copied().collect()
     }
 }

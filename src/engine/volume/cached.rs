@@ -1,7 +1,8 @@
 //! A cached volume: a disk whose bytes are in the log while they are new, and in S3.
 //!
 //! What lives here: [`CachedVolume`] and its [`Settings`]; the disk itself is `cached/device.rs`, what goes to S3 and when `cached/upload.rs`, snapshots
-//! `cached/snapshot.rs`, how a volume comes to be on a gateway `cached/attach.rs`, and what clones need `cached/clone.rs`.
+//! `cached/snapshot.rs`, how a volume comes to be on a gateway `cached/attach.rs`, and what clones need `cached/clone.rs`. `cached/work.rs` sends several objects
+//! at a time, `cached/clean.rs` rewrites segments that are mostly dead, `cached/collect.rs` finds what nothing names.
 //!
 //! The bytes are one blob, a little longer than the disk ([`PAD_BYTES`]): so a discard never reaches its end, which a blob would take for a truncation. All
 //! of it is remote from the beginning; what S3 has nothing for is zeroes.
@@ -13,12 +14,15 @@
 //! 3. A volume that somebody else attached is changed by nobody here: neither its bytes nor its objects.
 
 mod attach;
+mod clean;
 mod clone;
+mod collect;
 mod device;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod work;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,22 +31,24 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::batch::{Batch, Fold};
 use super::local::{Local, Snapshot};
 use super::manifest::State;
 use super::names::{Names, ObjectName, VolumeId};
 use super::remote::Remote;
-use crate::base::id::OwnerId;
+use crate::base::id::{BlobId, OwnerId};
 use crate::store::blob::jobs::JobChange;
 use crate::store::blob::{self, BlobStore, Generation};
 use crate::store::object::SharedStore;
 use crate::store::upload::Uploader;
 pub use attach::{AttachError, Create, Home};
+use clean::Cleaning;
+pub use collect::Collection;
 pub use snapshot::SnapshotError;
+use work::{Dealt, Work};
 
 /// What a blob is longer than its disk, in bytes.
 const PAD_BYTES: u64 = 4096;
-/// The one job of a volume.
+/// The job of a volume that decides.
 const SUBJECT: u64 = 1;
 
 /// Plain values of a volume.
@@ -69,18 +75,14 @@ impl Default for Settings {
     }
 }
 
-/// What the planner is at.
-enum Work {
-    Nothing,
-    Batch(Box<Batch>),
-    Fold(Box<Fold>),
-}
-
 /// See the module.
 pub struct CachedVolume {
     /// For tasks that must not keep it alive.
     weak: Weak<Self>,
     owner: OwnerId,
+    blob: BlobId,
+    /// Of a logical block.
+    block_bytes: u32,
     blobs: Arc<BlobStore>,
     uploader: Arc<Uploader>,
     bucket: SharedStore,
@@ -93,7 +95,9 @@ pub struct CachedVolume {
     snapshots: Mutex<Vec<Snapshot>>,
     /// Held while the list of snapshots is changed.
     listing: tokio::sync::Mutex<()>,
-    work: tokio::sync::Mutex<Work>,
+    work: Mutex<Work>,
+    dealt: Mutex<Dealt>,
+    cleaning: Mutex<Cleaning>,
     /// Snapshots that were frozen and wait for their turn, with the time.
     queue: Mutex<VecDeque<(Generation, VolumeId, i64)>>,
     /// A job is open, or is being asked for.
@@ -192,8 +196,7 @@ impl CachedVolume {
 
     /// What is new is in S3 when this returns `true`; `false`: not within `limit`.
     pub async fn drain(&self, limit: Option<Duration>) -> bool {
-        let blob = self.local.lock().blob;
-        let Ok(info) = self.blobs.info(blob).await else { return false };
+        let Ok(info) = self.blobs.info(self.blob).await else { return false };
         self.hurry().await;
         let is_in = |_| self.local.lock().manifest.state.generation >= info.modified_seq.0;
         self.uploader.drain(self.owner, limit, &is_in).await

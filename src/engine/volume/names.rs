@@ -1,6 +1,6 @@
 //! What a volume's objects in S3 are called.
 //!
-//! What lives here: [`VolumeId`], [`ObjectName`] (which of a volume's numbered objects), [`Names`] (their keys).
+//! What lives here: [`VolumeId`], [`ObjectName`] (which of a volume's numbered objects), [`Kind`] (what it is), [`Names`] (their keys).
 //!
 //! ```text
 //! <prefix>volumes/<volume>/manifest                          what the volume is now (JSON): the one object that changes
@@ -34,6 +34,21 @@ pub struct ObjectName {
     /// Within the epoch.
     pub number: u64,
 }
+
+/// What a numbered object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A segment.
+    Segments,
+    /// Pages of the map.
+    Pages,
+    /// A checkpoint.
+    Checkpoints,
+}
+
+/// A numbered object, and what it is.
+pub type Object = (Kind, ObjectName);
 
 /// The keys of all volumes below a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +108,17 @@ impl ObjectName {
     }
 }
 
+impl Kind {
+    /// The folder of a volume that has them.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Segments => "segments",
+            Self::Pages => "pages",
+            Self::Checkpoints => "checkpoints",
+        }
+    }
+}
+
 impl Names {
     /// Below a prefix: empty, or ending in "/".
     pub fn new(prefix: &str) -> Self {
@@ -116,17 +142,17 @@ impl Names {
 
     /// A segment.
     pub fn segment(&self, name: ObjectName) -> String {
-        self.numbered("segments", name)
+        self.key((Kind::Segments, name))
     }
 
     /// Pages of the map.
     pub fn pages(&self, name: ObjectName) -> String {
-        self.numbered("pages", name)
+        self.key((Kind::Pages, name))
     }
 
     /// A checkpoint.
     pub fn checkpoint(&self, name: ObjectName) -> String {
-        self.numbered("checkpoints", name)
+        self.key((Kind::Checkpoints, name))
     }
 
     /// A snapshot of a volume.
@@ -134,8 +160,16 @@ impl Names {
         format!("{}{volume}/snapshots/{snapshot}", self.prefix)
     }
 
-    fn numbered(&self, kind: &str, ObjectName { volume, epoch, number }: ObjectName) -> String {
-        format!("{}{volume}/{kind}/{epoch:016x}-{number:016x}", self.prefix)
+    /// A numbered object.
+    pub fn key(&self, (kind, ObjectName { volume, epoch, number }): Object) -> String {
+        format!("{}{volume}/{}/{epoch:016x}-{number:016x}", self.prefix, kind.folder())
+    }
+
+    /// The numbered object that a key is of, if it is one's.
+    pub fn object(&self, key: &str) -> Option<Object> {
+        let (_, kind, name) = self.parse(key)?;
+        let kind = [Kind::Segments, Kind::Pages, Kind::Checkpoints].into_iter().find(|known| known.folder() == kind)?;
+        Some((kind, name?))
     }
 
     /// The volume and, for a numbered object, its kind and name, of a key; `None` for keys that are no volume's.
@@ -163,6 +197,8 @@ mod tests {
         let id = "ab".repeat(16);
         assert_eq!(names.segment(name), format!("disks/volumes/{id}/segments/0000000000000003-000000000000001f"));
         assert_eq!(names.parse(&names.segment(name)), Some((volume, "segments", Some(name))));
+        assert_eq!(names.object(&names.pages(name)), Some((Kind::Pages, name)));
+        assert_eq!((names.object(&names.manifest(volume)), names.object(&names.snapshot(volume, volume))), (None, None));
         assert_eq!(names.parse(&names.pages(name)), Some((volume, "pages", Some(name))));
         assert_eq!(names.parse(&names.checkpoint(name)), Some((volume, "checkpoints", Some(name))));
         assert_eq!(names.parse(&names.manifest(volume)), Some((volume, "manifest", None)));

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use moka::sync::Cache;
 use parking_lot::RwLock;
 
-use super::checkpoint::{Checkpoint, PagePlace};
+pub(super) use self::load::checkpoint;
+use super::checkpoint::{Checkpoint, PagePlace, Usage};
 use super::manifest::State;
 use super::map::{PAGE_SPAN_BYTES, Page, Piece, page_of};
 use super::names::{Names, ObjectName, VolumeId};
@@ -57,8 +58,10 @@ struct Map {
     checkpoint: Option<Arc<Checkpoint>>,
     /// What lies over its pages, by number.
     over: BTreeMap<u64, Page>,
-    /// The segments since, and their objects' lengths in bytes.
-    since: BTreeMap<ObjectName, u64>,
+    /// The segments since.
+    since: BTreeMap<ObjectName, Usage>,
+    /// Bytes of the volume that these have something for, be it zeroes.
+    covered_bytes: u64,
 }
 
 /// The map as a checkpoint is made of it.
@@ -67,8 +70,8 @@ pub(super) struct Folding {
     pub checkpoint: Arc<Checkpoint>,
     /// The pages that differ from its.
     pub over: BTreeMap<u64, Page>,
-    /// The segments since, and their objects' lengths in bytes.
-    pub since: BTreeMap<ObjectName, u64>,
+    /// The segments since, of which nothing is known to be in use.
+    pub since: BTreeMap<ObjectName, Usage>,
 }
 
 impl Remote {
@@ -115,6 +118,22 @@ impl Remote {
         (over as u64, map.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.pieces()))
     }
 
+    /// Bytes of the volume that were written, or forgotten, since the checkpoint, and bytes that that has. (0, 0) where the map is not in memory.
+    pub fn covered_bytes(&self) -> (u64, u64) {
+        let inner = self.inner.read();
+        let Some(map) = &inner.map else { return (0, 0) };
+        (map.covered_bytes, map.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.live_bytes()))
+    }
+
+    /// The checkpoint in force, if there is one.
+    ///
+    /// # Errors
+    /// What loading the map says.
+    pub async fn checkpoint(&self) -> Result<Option<Arc<Checkpoint>>, FetchError> {
+        self.load().await?;
+        Ok(self.inner.read().map.as_ref().and_then(|map| map.checkpoint.clone()))
+    }
+
     /// What a new checkpoint is made of.
     ///
     /// # Errors
@@ -130,8 +149,9 @@ impl Remote {
 
 impl Map {
     fn add(&mut self, name: ObjectName, segment: &Segment) {
-        self.since.insert(name, segment.len_bytes());
+        self.since.insert(name, Usage::new(segment));
         for frame in &segment.frames {
+            self.covered_bytes += frame.range.end - frame.range.start;
             let mut start = frame.range.start;
             while start < frame.range.end {
                 let number = page_of(start);

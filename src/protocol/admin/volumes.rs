@@ -25,6 +25,11 @@ pub enum VolumeCommand {
     List,
     /// All volumes in the bucket.
     ListBucket,
+    /// Looks for objects in the bucket that nothing names, and removes those that were found so a day before.
+    Collect {
+        /// Only says what there is.
+        dry_run: bool,
+    },
     /// Makes a volume larger.
     Grow {
         /// Its name.
@@ -155,4 +160,27 @@ pub enum VolumeAnswer {
     Volumes(Vec<VolumeStatus>),
     /// Snapshots.
     Snapshots(Vec<SnapshotStatus>),
+    /// What a collection found.
+    Collected(CollectionStatus),
+}
+
+/// What a collection found and did, as it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionStatus {
+    /// Whether it changed nothing.
+    pub dry_run: bool,
+    /// Objects with bytes or maps of volumes.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those that nothing names.
+    pub unreferenced: u64,
+    /// Their bytes.
+    pub unreferenced_bytes: u64,
+    /// Those of them that were found so a day before, and are removed; by a dry run: that would be.
+    pub removed: u64,
+    /// Their bytes.
+    pub removed_bytes: u64,
+    /// The keys of what nothing names, the first thousand.
+    pub keys: Vec<String>,
 }

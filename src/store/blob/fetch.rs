@@ -25,6 +25,8 @@ use crate::store::object::{ObjectError, Outcome};
 const RUN_BYTES_MAX: u64 = 4 << 20;
 /// What is under way of all owners, in bytes.
 const FETCHING_BYTES_MAX: u64 = 128 << 20;
+/// Blocks that are being fetched beyond which hints are not taken.
+const HINTED_BLOCKS_MAX: usize = 4_096;
 /// Runs that the log did not take and that are remembered.
 const LOOSE_MAX: usize = 8;
 
@@ -266,6 +268,21 @@ impl BlobStore {
             }
         }
         Ok(None)
+    }
+
+    /// See [`BlobStore::prefetch`].
+    pub(super) fn prefetch_range(&self, id: BlobId, range: Range<u64>) {
+        let is_busy = self.fetches.running.lock().len() >= HINTED_BLOCKS_MAX;
+        let (Some(blob), Some(store), false) = (self.table.get(id), self.weak.upgrade(), is_busy) else { return };
+        tokio::spawn(async move {
+            let missing = {
+                let state = blob.state.lock();
+                state.missing(&(range.start..range.end.min(state.row().len_bytes).max(range.start)))
+            };
+            if store.load_pages(&blob, &missing).await.is_ok() {
+                store.fetch_ahead(&blob, &blob.state.lock(), range);
+            }
+        });
     }
 
     /// Starts fetching ahead of a sequential reader, as far as the map is in memory and the log takes it.

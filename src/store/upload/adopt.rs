@@ -78,6 +78,12 @@ impl Mark {
     }
 }
 
+/// Whether an object was written by a gateway, or is a copy of one that was.
+pub fn is_marked_by(gateway: &str, head: &Head) -> bool {
+    let mark = head.attributes.metadata.get(GENERATION_MARK);
+    mark.and_then(|mark| mark.strip_prefix(gateway)).is_some_and(|rest| rest.starts_with('-'))
+}
+
 /// How an object is known to be ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kin {

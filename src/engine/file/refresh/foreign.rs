@@ -15,7 +15,7 @@ use crate::engine::file::{Changed, NodeKind, Origin, VfsError};
 use crate::store::blob::{Batch, BlobChange, BlobInfo};
 use crate::store::meta::{EntryRow, Key, NodeRow, ObjectRow, Row};
 use crate::store::object::{ETag, Head, Listed, ObjectError};
-use crate::store::upload::GENERATION_MARK;
+use crate::store::upload::is_marked_by;
 
 use super::FLAG_IMPLIED;
 
@@ -214,7 +214,7 @@ impl Share {
             }
             // What we wrote there ourselves, and whose outcome is on its way: in a moment the file reads from it. Taken for somebody else's, what is in
             // S3 alone would be given up.
-            let is_ours = found.as_ref().is_some_and(|(head, _)| self.has_our_mark(head));
+            let is_ours = found.as_ref().is_some_and(|(head, _)| is_marked_by(&self.gateway, head));
             if is_ours && self.uploader.touched_since(self.owner, &read.key, since_ns) {
                 tokio::time::sleep(OUTCOME_PAUSE).await;
                 continue;
@@ -227,12 +227,6 @@ impl Share {
                 None => self.unsettle_content(node).await,
             };
         }
-    }
-
-    /// Whether an object was written by this gateway, or is a copy of one.
-    fn has_our_mark(&self, head: &Head) -> bool {
-        let mark = head.attributes.metadata.get(GENERATION_MARK);
-        mark.and_then(|mark| mark.strip_prefix(&self.gateway)).is_some_and(|rest| rest.starts_with('-'))
     }
 
     async fn found_at(&self, key: &str) -> Result<Option<(Head, ETag)>, VfsError> {

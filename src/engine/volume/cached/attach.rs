@@ -5,6 +5,8 @@
 //!
 //! Invariant: what is said here to be on a gateway is durable in its metadata, and what is said to be gone is in S3 whole.
 
+mod error;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
@@ -13,15 +15,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{CachedVolume, PAD_BYTES, Settings, Work};
+pub use self::error::AttachError;
+pub(super) use self::error::absent;
+use self::error::raced;
+use super::work::Work;
+use super::{CachedVolume, PAD_BYTES, Settings};
 use crate::base::id::OwnerId;
+use crate::engine::volume::listing;
 use crate::engine::volume::local::{Local, Snapshot};
 use crate::engine::volume::manifest::{Manifest, State};
 use crate::engine::volume::names::{Names, VolumeId};
 use crate::engine::volume::remote::{Remote, damaged};
-use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, FetchError, Portion};
+use crate::store::blob::{Batch, BlobChange, BlobError, BlobStore, Portion};
 use crate::store::meta::{OwnerRow, Row};
-use crate::store::object::{Attributes, Body, ETag, ListRequest, ObjectError, Precondition, SharedStore};
+use crate::store::object::{Attributes, Body, ETag, ObjectError, Precondition, SharedStore};
 use crate::store::upload::Uploader;
 
 /// What `OwnerRow::kind` says of a volume that is gone: its number is never given again.
@@ -30,8 +37,6 @@ const KIND_GONE: &str = "gone";
 const LEN_BYTES_MIN: u64 = 1 << 20;
 /// The largest, in bytes: twice AWS's.
 const LEN_BYTES_MAX: u64 = 64 << 40;
-/// Keys of one request that removes them.
-const DELETES_MAX: usize = 1_000;
 
 /// Where volumes are, and what they need.
 #[derive(Clone)]
@@ -69,65 +74,6 @@ pub struct Create {
     pub from: Option<(VolumeId, Option<VolumeId>)>,
 }
 
-/// Why a volume did not come or go; the text says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// Another volume here is called so.
-    #[error("there is a volume {0} already; choose another name")]
-    NameTaken(String),
-    /// Not a name.
-    #[error("{0:?} is no name for a volume: 1 to 64 of a-z, 0-9, - and ., beginning with a letter or digit")]
-    BadName(String),
-    /// Not a size.
-    #[error("a volume has between 1 MiB and 64 TiB, in multiples of its block of {block_bytes} bytes, and not {len_bytes}")]
-    BadSize {
-        /// The length that was asked for.
-        len_bytes: u64,
-        /// The block.
-        block_bytes: u32,
-    },
-    /// Smaller than what it is cloned from.
-    #[error("a clone has at least the {0} bytes of what it is cloned from")]
-    TooSmall(u64),
-    /// There is none.
-    #[error("there is no volume {0} in this bucket")]
-    Missing(VolumeId),
-    /// There is none.
-    #[error("the volume {0} has no snapshot {1} in this bucket")]
-    NoSnapshot(VolumeId, VolumeId),
-    /// Somebody else has it.
-    #[error(
-        "the gateway {0} has this volume: detach it there first, or attach it with --force where that gateway is gone for good (what it did not upload is lost)"
-    )]
-    Attached(String),
-    /// Nothing there keeps two gateways from writing the same volume.
-    #[error(
-        "the endpoint ignores conditions of writes, so a gateway that had this volume could still change it: make sure that none does, and attach it with --force"
-    )]
-    Unconditional,
-    /// It is here.
-    #[error("this gateway has the volume already, as {0}")]
-    Here(String),
-    /// Its clones need it.
-    #[error("the volume {0} has bytes that clones of it read: delete these first: {1}")]
-    HasClones(VolumeId, String),
-    /// It could not be uploaded.
-    #[error("what is new on the volume did not get to S3 in time; it stays attached")]
-    NotDrained,
-    /// Somebody changed it at the same time.
-    #[error("the volume was changed by another gateway at the same time; try again")]
-    Raced,
-    /// The endpoint.
-    #[error(transparent)]
-    Object(#[from] ObjectError),
-    /// The gateway's own bytes.
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-    /// What a document in the bucket is not.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-}
-
 fn check_name(name: &str) -> Result<(), AttachError> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     let begins = name.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -141,14 +87,6 @@ fn check_size(len_bytes: u64, block_bytes: u32) -> Result<(), AttachError> {
         return Ok(());
     }
     Err(AttachError::BadSize { len_bytes, block_bytes })
-}
-
-pub(super) fn absent(error: ObjectError, or: AttachError) -> AttachError {
-    if matches!(error, ObjectError::NotFound) { or } else { error.into() }
-}
-
-fn raced(error: ObjectError) -> AttachError {
-    if matches!(error, ObjectError::PreconditionFailed | ObjectError::Conflict) { AttachError::Raced } else { error.into() }
 }
 
 impl Home {
@@ -280,7 +218,7 @@ impl Home {
             endpoint: self.endpoint.clone(),
         };
         let len_bytes = manifest.state.len_bytes + PAD_BYTES;
-        let local = Local { manifest, etag: etag.0, blob, life: 0, made: Vec::new(), is_fenced: false };
+        let local = Local { manifest, etag: etag.0, blob, life: 0, is_fenced: false };
         let mut batch = Batch::new();
         batch.put(Row::Owner(row.clone())).put(local.row(owner));
         batch.blob(BlobChange::Create { id: blob, owner, len_bytes, source: Bytes::from_static(b"0") });
@@ -308,6 +246,8 @@ impl Home {
         let volume = Arc::new_cyclic(|weak: &Weak<CachedVolume>| CachedVolume {
             weak: weak.clone(),
             owner,
+            blob: local.blob,
+            block_bytes: local.manifest.block_bytes,
             blobs: self.blobs.clone(),
             uploader: self.uploader.clone(),
             bucket: self.bucket.clone(),
@@ -317,7 +257,9 @@ impl Home {
             staged: Mutex::default(),
             snapshots: Mutex::new(snapshots),
             listing: tokio::sync::Mutex::default(),
-            work: tokio::sync::Mutex::new(Work::Nothing),
+            work: Mutex::new(Work::Nothing),
+            dealt: Mutex::default(),
+            cleaning: Mutex::default(),
             queue: Mutex::default(),
             asked: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
@@ -331,7 +273,7 @@ impl Home {
             local: Mutex::new(local),
         });
         self.uploader.register(owner, &self.gateway, self.bucket.clone(), volume.clone()).await?;
-        if info.is_dirty() || !volume.local.lock().made.is_empty() {
+        if info.is_dirty() {
             volume.note_written(0).await;
         }
         volume.heed_pressure();
@@ -343,8 +285,19 @@ impl Home {
     /// # Errors
     /// `Blob`, where it is not known which there are.
     pub async fn open_all(&self) -> Result<(Vec<Arc<CachedVolume>>, Vec<(String, AttachError)>), AttachError> {
+        self.open_besides(&[]).await
+    }
+
+    /// As [`Self::open_all`], but for those that are open.
+    ///
+    /// # Errors
+    /// `Blob`, where it is not known which there are.
+    pub async fn open_besides(
+        &self,
+        open: &[OwnerId],
+    ) -> Result<(Vec<Arc<CachedVolume>>, Vec<(String, AttachError)>), AttachError> {
         let (mut volumes, mut failed) = (Vec::new(), Vec::new());
-        for row in self.owners().await? {
+        for row in self.owners().await?.into_iter().filter(|row| !open.contains(&row.owner)) {
             if row.kind == Self::KIND
                 && row.bucket == self.bucket_name
                 && row.prefix == self.prefix
@@ -365,26 +318,19 @@ impl Home {
     /// `Object`, `Fetch`.
     pub async fn list(&self) -> Result<Vec<Manifest>, AttachError> {
         let names = self.names();
-        let delimiter = Some("/".to_owned());
-        let mut request = ListRequest { prefix: names.all().to_owned(), delimiter, ..ListRequest::default() };
-        let mut manifests = Vec::new();
-        loop {
-            let page = self.bucket.list(&request).await?;
-            for prefix in &page.prefixes {
-                let id = prefix.strip_prefix(names.all()).and_then(|id| id.trim_end_matches('/').parse().ok());
-                let Some(id) = id else { continue };
-                match self.manifest(id).await {
-                    Ok((manifest, _)) => manifests.push(manifest),
-                    // It is being removed.
-                    Err(AttachError::Missing(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            match page.next {
-                Some(next) => request.token = Some(next),
-                None => return Ok(manifests),
+        let (mut folders, mut manifests) = (Vec::new(), Vec::new());
+        listing::each_page(&self.bucket, names.all(), Some("/"), |page| folders.extend(page.prefixes)).await?;
+        for folder in folders {
+            let id = folder.strip_prefix(names.all()).and_then(|id| id.trim_end_matches('/').parse().ok());
+            let Some(id) = id else { continue };
+            match self.manifest(id).await {
+                Ok((manifest, _)) => manifests.push(manifest),
+                // It is being removed.
+                Err(AttachError::Missing(_)) => {}
+                Err(error) => return Err(error),
             }
         }
+        Ok(manifests)
     }
 
     /// Gives a volume up for another gateway: everything is in S3 when this returns, and nothing of it is here any more. Its device must not be in use.
@@ -444,8 +390,7 @@ impl Home {
         for snapshot in volume.snapshots() {
             batch.drop(Snapshot::key(volume.owner, snapshot.snapshot));
         }
-        let blob = volume.local.lock().blob;
-        batch.blob(BlobChange::Remove { id: blob });
+        batch.blob(BlobChange::Remove { id: volume.blob });
         self.blobs.apply(volume.owner, batch).await?;
         self.blobs.sync().await?;
         volume.is_fenced.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -453,19 +398,10 @@ impl Home {
     }
 
     async fn delete_all(&self, prefix: &str) -> Result<(), AttachError> {
-        let mut request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
-        loop {
-            let page = self.bucket.list(&request).await?;
-            let keys: Vec<_> = page.objects.iter().map(|object| (object.key.clone(), None)).collect();
-            for keys in keys.chunks(DELETES_MAX) {
-                if let Some((_, error)) = self.bucket.delete_many(keys).await?.into_iter().next() {
-                    return Err(error.into());
-                }
-            }
-            match page.next {
-                Some(next) => request.token = Some(next),
-                None => return Ok(()),
-            }
+        let keys = listing::keys(&self.bucket, prefix).await?;
+        match listing::remove(&self.bucket, keys).await?.into_iter().next() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(()),
         }
     }
 }

@@ -6,10 +6,17 @@
 use std::collections::BTreeSet;
 
 use super::attach::{AttachError, Home, absent};
+use crate::engine::volume::listing;
 use crate::engine::volume::manifest::{SnapshotRecord, State};
+use crate::engine::volume::named::objects_of;
 use crate::engine::volume::names::VolumeId;
-use crate::engine::volume::remote::{Remote, damaged};
-use crate::store::object::{Attributes, Body, ListRequest, Precondition};
+use crate::engine::volume::remote::damaged;
+use crate::store::object::{Attributes, Body, Precondition};
+
+/// The description of a clone's pin.
+pub(super) fn clone_note(clone: VolumeId) -> String {
+    format!("clone {clone}")
+}
 
 /// How often a pin is tried while the volume that is cloned is written to.
 const PINS_MAX: usize = 20;
@@ -17,25 +24,14 @@ const PINS_MAX: usize = 20;
 impl Home {
     /// Volumes that a state has bytes of, without `volume` itself.
     pub(super) async fn origins(&self, volume: VolumeId, state: &State) -> Result<BTreeSet<VolumeId>, AttachError> {
-        let remote = Remote::new(self.bucket.clone(), self.names(), volume, State { since: Vec::new(), ..state.clone() });
-        let checkpoint = remote.folding().await?.checkpoint;
-        let named = checkpoint.segments.keys().map(|name| name.volume).chain(state.segments_since().map(|name| name.volume));
-        let pages = checkpoint.pages.values().map(|place| place.object.volume);
-        Ok(named.chain(pages).chain(state.checkpoint.map(|name| name.volume)).filter(|origin| *origin != volume).collect())
+        let objects = objects_of(&self.bucket, &self.names(), state).await?;
+        Ok(objects.into_iter().map(|(_, name)| name.volume).filter(|origin| *origin != volume).collect())
     }
 
     /// The snapshot records that a volume has in the bucket.
     pub(super) async fn pins_of(&self, volume: VolumeId) -> Result<Vec<VolumeId>, AttachError> {
-        let mut request = ListRequest { prefix: format!("{}snapshots/", self.names().volume(volume)), ..ListRequest::default() };
-        let mut pins = Vec::new();
-        loop {
-            let page = self.bucket.list(&request).await?;
-            pins.extend(page.objects.iter().filter_map(|object| object.key.rsplit('/').next()?.parse::<VolumeId>().ok()));
-            match page.next {
-                Some(next) => request.token = Some(next),
-                None => return Ok(pins),
-            }
-        }
+        let keys = listing::keys(&self.bucket, &format!("{}snapshots/", self.names().volume(volume))).await?;
+        Ok(keys.iter().filter_map(|key| key.rsplit('/').next()?.parse().ok()).collect())
     }
 
     /// A state of a volume that cannot go away, since `clone` says that it needs it.
@@ -46,7 +42,7 @@ impl Home {
                 Some(snapshot) => self.snapshot_state(from, snapshot).await?,
                 None => manifest.state.clone(),
             };
-            let record = SnapshotRecord::new(clone, &manifest, &format!("clone {clone}"), state.clone());
+            let record = SnapshotRecord::new(clone, &manifest, &clone_note(clone), state.clone());
             let origins = self.origins(clone, &state).await?.into_iter().chain([from]).collect::<BTreeSet<_>>();
             for origin in &origins {
                 let key = self.names().snapshot(*origin, clone);

@@ -16,6 +16,8 @@ use crate::store::log::LogError;
 const PHYSICAL_BLOCK_BYTES: u32 = 4096;
 /// What is one record of the log is there whole or not at all, in bytes.
 const ATOMIC_BYTES_MAX: u32 = 256 << 10;
+/// What is fetched at a hint, in bytes.
+const HINT_BYTES_MAX: u64 = 64 << 20;
 /// How much of the map in S3 is looked through at a time, in bytes of the volume.
 const LOOK_BYTES: u64 = 1 << 30;
 
@@ -37,7 +39,7 @@ impl CachedVolume {
     }
 
     pub(super) fn blob(&self) -> BlobId {
-        self.local.lock().blob
+        self.blob
     }
 
     async fn settle(&self, stability: Stability) -> Result<(), DeviceError> {
@@ -95,10 +97,9 @@ impl CachedVolume {
 #[async_trait]
 impl BlockDevice for CachedVolume {
     fn geometry(&self) -> Geometry {
-        let block_bytes = self.local.lock().manifest.block_bytes;
         Geometry {
-            blocks: self.len_bytes.load(Ordering::Relaxed) / u64::from(block_bytes),
-            block_bytes,
+            blocks: self.len_bytes.load(Ordering::Relaxed) / u64::from(self.block_bytes),
+            block_bytes: self.block_bytes,
             physical_block_bytes: PHYSICAL_BLOCK_BYTES,
             atomic_bytes_max: ATOMIC_BYTES_MAX,
         }
@@ -221,5 +222,10 @@ impl BlockDevice for CachedVolume {
         Ok(extents)
     }
 
-    fn prefetch(&self, _range: Range<u64>) {}
+    fn prefetch(&self, range: Range<u64>) {
+        let end = range.end.min(range.start.saturating_add(HINT_BYTES_MAX)).min(self.len_bytes.load(Ordering::Relaxed));
+        if !self.is_fenced() && range.start < end {
+            self.blobs.prefetch(self.blob(), range.start..end);
+        }
+    }
 }

@@ -7,15 +7,14 @@ use std::collections::BTreeSet;
 
 use super::CachedVolume;
 use crate::base::id::OwnerId;
+use crate::engine::volume::listing;
 use crate::engine::volume::local::{Snapshot, SnapshotStatus};
 use crate::engine::volume::manifest::{SnapshotRecord, State};
-use crate::engine::volume::names::{ObjectName, VolumeId};
-use crate::engine::volume::remote::Remote;
+use crate::engine::volume::named::objects_of;
+use crate::engine::volume::names::{Object, VolumeId};
+use crate::engine::volume::remote::damaged;
 use crate::store::blob::{Batch, BlobError, FetchError};
-use crate::store::object::{ListRequest, ObjectError, Outcome};
-
-/// Keys of one request that removes them.
-const DELETES_MAX: usize = 1_000;
+use crate::store::object::{ObjectError, Outcome};
 
 /// Why a snapshot could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +45,6 @@ impl CachedVolume {
         if self.is_fenced() {
             return Err(SnapshotError::Fenced);
         }
-        let blob = self.local.lock().blob;
         let (snapshot, created_ns) = (VolumeId::random(), self.now_ns());
         let taken =
             Snapshot { snapshot, description: description.to_owned(), created_ns, status: SnapshotStatus::Pending, state: None };
@@ -54,7 +52,7 @@ impl CachedVolume {
         let generation = {
             // Between two writes, so that it is a moment in the order that the initiator saw.
             let _alone = self.exclusive.write().await;
-            self.blobs.freeze(blob).await?
+            self.blobs.freeze(self.blob).await?
         };
         let mut all: Vec<VolumeId> = self.snapshots.lock().iter().map(|known| known.snapshot).collect();
         all.push(snapshot);
@@ -92,8 +90,11 @@ impl CachedVolume {
         self.blobs.apply(self.owner, batch).await?;
         self.snapshots.lock().retain(|known| known.snapshot != snapshot);
         if let Some(state) = known.state {
-            let (segments, pages) = self.objects_of(&state).await?;
-            self.remove_unless_kept(segments.into_iter().collect(), pages.into_iter().collect(), state.checkpoint).await?;
+            let objects = objects_of(&self.bucket, &self.names, &state).await?;
+            self.remove_unless_kept(objects.into_iter().collect()).await?;
+            // What it kept from being rewritten it keeps no more.
+            self.cleaning.lock().something_died();
+            self.ask(0).await;
         }
         Ok(())
     }
@@ -118,73 +119,38 @@ impl CachedVolume {
         }
     }
 
-    /// Segments and objects with pages that a state names.
-    async fn objects_of(&self, state: &State) -> Result<(BTreeSet<ObjectName>, BTreeSet<ObjectName>), FetchError> {
-        let remote =
-            Remote::new(self.bucket.clone(), self.names.clone(), self.id(), State { since: Vec::new(), ..state.clone() });
-        let checkpoint = remote.folding().await?.checkpoint;
-        let segments = checkpoint.segments.keys().copied().chain(state.segments_since()).collect();
-        let pages = checkpoint.pages.values().map(|place| place.object).collect();
-        Ok((segments, pages))
-    }
-
     /// Removes objects that neither the volume nor any snapshot in the bucket names.
-    pub(super) async fn remove_unless_kept(
-        &self,
-        segments: Vec<ObjectName>,
-        pages: Vec<ObjectName>,
-        checkpoint: Option<ObjectName>,
-    ) -> Result<(), FetchError> {
+    pub(super) async fn remove_unless_kept(&self, objects: Vec<Object>) -> Result<(), FetchError> {
         // After a power loss this gateway must not come back to a state that still named them.
         self.blobs
             .sync()
             .await
             .map_err(|error| ObjectError::Unavailable { reason: error.to_string(), outcome: Outcome::Refused })?;
-        let (mut kept_segments, mut kept_pages) = (BTreeSet::new(), BTreeSet::new());
-        let mut kept_checkpoints = BTreeSet::new();
+        let mut kept = BTreeSet::new();
         let mut states = self.snapshot_states().await?;
         states.push(self.recovery_point());
         // Of those that are not in the bucket yet, too.
         states.extend(self.snapshots.lock().iter().filter_map(|known| known.state.clone()));
         for state in states {
-            let (segments, pages) = self.objects_of(&state).await?;
-            kept_segments.extend(segments);
-            kept_pages.extend(pages);
-            kept_checkpoints.extend(state.checkpoint);
+            kept.extend(objects_of(&self.bucket, &self.names, &state).await?);
         }
-        let own = |name: &&ObjectName| name.volume == self.id();
-        let segments =
-            segments.iter().filter(own).filter(|name| !kept_segments.contains(name)).map(|name| self.names.segment(*name));
-        let pages = pages.iter().filter(own).filter(|name| !kept_pages.contains(name)).map(|name| self.names.pages(*name));
-        let checkpoint = checkpoint.iter().filter(own).filter(|name| !kept_checkpoints.contains(name));
-        let checkpoint = checkpoint.map(|name| self.names.checkpoint(*name));
-        let keys: Vec<_> = segments.chain(pages).chain(checkpoint).map(|key| (key, None)).collect();
-        for keys in keys.chunks(DELETES_MAX) {
-            for (key, error) in self.bucket.delete_many(keys).await? {
-                tracing::warn!(key, %error, "an object that is no longer used stays in the bucket for now");
-            }
+        let own = self.id();
+        let unused = objects.into_iter().filter(|object| object.1.volume == own && !kept.contains(object));
+        for (key, error) in listing::remove(&self.bucket, unused.map(|object| self.names.key(object)).collect()).await? {
+            tracing::warn!(key, %error, "an object that is no longer used stays in the bucket for now");
         }
         Ok(())
     }
 
     /// What the snapshots in the bucket have, whoever took them.
-    async fn snapshot_states(&self) -> Result<Vec<State>, FetchError> {
+    pub(super) async fn snapshot_states(&self) -> Result<Vec<State>, FetchError> {
         let prefix = format!("{}snapshots/", self.names.volume(self.id()));
-        let mut request = ListRequest { prefix, ..ListRequest::default() };
         let mut states = Vec::new();
-        loop {
-            let page = self.bucket.list(&request).await?;
-            for object in &page.objects {
-                let (_, bytes) = self.bucket.get(&object.key, None, None).await?;
-                let record =
-                    SnapshotRecord::decode(&bytes).map_err(|error| super::super::remote::damaged(&object.key, &error))?;
-                states.push(record.state);
-            }
-            match page.next {
-                Some(next) => request.token = Some(next),
-                None => return Ok(states),
-            }
+        for key in listing::keys(&self.bucket, &prefix).await? {
+            let (_, bytes) = self.bucket.get(&key, None, None).await?;
+            states.push(SnapshotRecord::decode(&bytes).map_err(|error| damaged(&key, &error))?.state);
         }
+        Ok(states)
     }
 
     /// At a start: what was frozen is gone.

@@ -1,6 +1,9 @@
 //! A cached volume on a simulated disk and a bucket in memory: against the model of a disk, over power losses, snapshots, other gateways.
 
+mod clean;
+mod collect;
 mod power;
+mod speed;
 mod verbs;
 
 use super::*;

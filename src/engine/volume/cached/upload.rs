@@ -1,29 +1,29 @@
 //! What of a cached volume goes to S3, and when: the planner of its one job.
 //!
-//! A generation goes like this: frozen; its segments, one after the other; the manifest that names them, by compare-and-swap; and in the batch that records
+//! A generation goes like this: frozen; its segments, several at a time (`work.rs`); the manifest that names them, by compare-and-swap; and in the batch that records
 //! this, the blob is clean through it. Then the snapshot that it is, if it is one. Where many segments have come together since the last checkpoint, or their
 //! frames are many, the map is folded into the next: objects with pages, the checkpoint, the manifest. What that left without use is removed from the bucket, unless
 //! a snapshot names it.
 //!
 //! Invariants:
 //! - One generation or fold at a time: the map does not change under a fold.
-//! - What a former life of the process made for a generation that was never published is removed, by its ETag.
+//! - What a former life of the process made for a generation that was never published is left to a collection: a manifest that was given up may still
+//!   arrive, and name it.
 //! - A manifest that is another than the one that is known belongs to whoever attached the volume meanwhile: from then on nothing is changed here.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{CachedVolume, PAD_BYTES, SUBJECT, Work};
+use super::work::Work;
+use super::{CachedVolume, PAD_BYTES, SUBJECT};
 use crate::base::id::Seq;
-use crate::engine::volume::batch::{Batch as Frozen, Fold};
-use crate::engine::volume::local::{Local, Made, SnapshotStatus};
+use crate::engine::volume::batch::Batch as Frozen;
+use crate::engine::volume::local::{Local, SnapshotStatus};
 use crate::engine::volume::manifest::{Manifest, SnapshotRecord, State};
-use crate::engine::volume::names::{ObjectName, VolumeId};
-use crate::engine::volume::segment::Segment;
-use crate::store::blob::{Batch, BlobChange, BlobError, FetchError};
+use crate::engine::volume::names::{Object, VolumeId};
+use crate::store::blob::{Batch, BlobChange, BlobError, FetchError, Generation};
 use crate::store::object::{Attributes, ETag, ObjectError, Outcome};
 use crate::store::upload::{Done, Expected, Op, Plan, Planner};
 
@@ -38,12 +38,6 @@ fn token(state: &State) -> Bytes {
 }
 
 impl CachedVolume {
-    fn put_made(&self, key: String, generation: Seq, bytes_max: u64) -> Plan {
-        let blob = self.local.lock().blob;
-        let (attributes, expected) = (Attributes::default(), Expected::Absent);
-        Plan::Run(Op::PutMade { key, blob, generation, bytes_max, attributes, expected })
-    }
-
     fn put_manifest(&self, local: &Local, state: State) -> Plan {
         let manifest = Manifest { state, ..local.manifest.clone() };
         Plan::Run(Op::PutBytes {
@@ -54,18 +48,13 @@ impl CachedVolume {
         })
     }
 
-    /// What the volume will be when a batch is published.
-    fn state_of(&self, local: &Local, batch: &Frozen) -> State {
-        let mut state = local.manifest.state.clone();
-        state.generation = batch.generation.seq.0;
-        state.len_bytes = batch.generation.len_bytes - PAD_BYTES;
-        state.at_ns = batch.at_ns;
-        batch.parts.iter().for_each(|part| state.push(part.name));
-        state
-    }
-
-    fn is_made(local: &Local, key: &str) -> bool {
-        local.made.iter().any(|made| made.key == key)
+    /// What the volume is when the work at hand is published.
+    fn state_after(local: &Local, work: &Work) -> Option<State> {
+        match work {
+            Work::Nothing => None,
+            Work::Batch(batch) => Some(batch.state(&local.manifest.state, PAD_BYTES)),
+            Work::Fold(fold) => Some(fold.state()),
+        }
     }
 
     /// A snapshot whose bytes are in S3, and that is not.
@@ -87,32 +76,35 @@ impl CachedVolume {
         }))
     }
 
-    /// Freezes what comes next; `Err`: nothing does, and why.
+    /// Takes up what comes next; `Err`: nothing does, and why.
     async fn begin(&self, local: &Local) -> Result<Result<Work, Plan>, BlobError> {
         let queued = self.queue.lock().pop_front();
         if let Some((generation, snapshot, at_ns)) = queued {
-            let batch = Frozen::new(generation, at_ns, Some(snapshot), self.next_name()).await?;
-            self.take_names(batch.parts.len() as u64);
-            return Ok(Ok(Work::Batch(Box::new(batch))));
+            return Ok(Ok(self.cut(generation, at_ns, Some(snapshot)).await?));
         }
-        let state = &local.manifest.state;
         let (over, of) = self.remote.pieces_over();
-        if state.since_count() >= self.settings.checkpoint_segments || over >= (of / 4).clamp(PIECES_MIN, PIECES_MAX) {
-            let fold = Fold::new(&self.remote, self.next_name()).await?;
-            self.take_names(fold.packs.len() as u64 + 1);
-            return Ok(Ok(Work::Fold(Box::new(fold))));
+        let is_long = local.manifest.state.since_count() >= self.settings.checkpoint_segments;
+        if is_long || over >= (of / 4).clamp(PIECES_MIN, PIECES_MAX) || self.cleaning.lock().wants_fold() {
+            return Ok(Ok(self.fold().await?));
         }
         // Whoever writes from here on asks anew.
         self.asked.store(false, Ordering::SeqCst);
-        let info = self.blobs.info(local.blob).await?;
-        if !info.is_dirty() {
+        let is_dirty = self.blobs.info(local.blob).await?.is_dirty();
+        self.asked.fetch_or(is_dirty, Ordering::SeqCst);
+        let oldest = self.usage().oldest_dirty_ns.max(self.frozen_ns.load(Ordering::Relaxed) as i64);
+        let due = oldest.saturating_add(i64::try_from(self.settings.upload_interval.as_nanos()).unwrap_or(i64::MAX));
+        let is_due = is_dirty && (self.hurried.load(Ordering::Relaxed) || self.now_ns() >= due);
+        if let Some(work) = self.clean(!is_due).await {
+            return Ok(Ok(work));
+        }
+        if !is_dirty && self.is_fold_worth_it() {
+            return Ok(Ok(self.fold().await?));
+        }
+        if !is_dirty {
             self.hurried.store(false, Ordering::Relaxed);
             return Ok(Err(Plan::Settled));
         }
-        self.asked.store(true, Ordering::SeqCst);
-        let oldest = self.usage().oldest_dirty_ns.max(self.frozen_ns.load(Ordering::Relaxed) as i64);
-        let due = oldest.saturating_add(i64::try_from(self.settings.upload_interval.as_nanos()).unwrap_or(i64::MAX));
-        if !self.hurried.load(Ordering::Relaxed) && self.now_ns() < due {
+        if !is_due {
             return Ok(Err(Plan::Wait(due)));
         }
         let at_ns = self.now_ns();
@@ -120,46 +112,14 @@ impl CachedVolume {
         self.written_bytes.store(0, Ordering::Relaxed);
         self.frozen_ns.store(at_ns as u64, Ordering::Relaxed);
         let generation = self.blobs.freeze(local.blob).await?;
-        let batch = Frozen::new(generation, at_ns, None, self.next_name()).await?;
+        Ok(Ok(self.cut(generation, at_ns, None).await?))
+    }
+
+    /// A generation becomes segments.
+    async fn cut(&self, generation: Generation, at_ns: i64, snapshot: Option<VolumeId>) -> Result<Work, BlobError> {
+        let batch = Frozen::new(generation, at_ns, snapshot, self.next_name()).await?;
         self.take_names(batch.parts.len() as u64);
-        Ok(Ok(Work::Batch(Box::new(batch))))
-    }
-
-    fn next_of_batch(&self, local: &Local, batch: &Frozen) -> Plan {
-        for part in &batch.parts {
-            let key = self.names.segment(part.name);
-            if !Self::is_made(local, &key) {
-                return self.put_made(key, batch.generation.seq, part.bytes_max);
-            }
-        }
-        self.put_manifest(local, self.state_of(local, batch))
-    }
-
-    fn next_of_fold(&self, local: &Local, fold: &Fold) -> Plan {
-        let generation = Seq(fold.of.generation);
-        for pack in &fold.packs {
-            let key = self.names.pages(pack.name);
-            if !Self::is_made(local, &key) {
-                return self.put_made(key, generation, pack.bytes_max);
-            }
-        }
-        let key = self.names.checkpoint(fold.name);
-        if !Self::is_made(local, &key) {
-            return self.put_made(key, generation, fold.checkpoint_bytes_max());
-        }
-        self.put_manifest(local, fold.state())
-    }
-
-    /// Keys that the work at hand makes.
-    fn keys_of(&self, work: &Work) -> Vec<String> {
-        match work {
-            Work::Nothing => Vec::new(),
-            Work::Batch(batch) => batch.parts.iter().map(|part| self.names.segment(part.name)).collect(),
-            Work::Fold(fold) => {
-                let packs = fold.packs.iter().map(|pack| self.names.pages(pack.name));
-                packs.chain([self.names.checkpoint(fold.name)]).collect()
-            }
-        }
+        Ok(Work::Batch(batch.into()))
     }
 
     /// The manifest is in S3: the volume is what it says.
@@ -173,10 +133,6 @@ impl CachedVolume {
                 source: token(state),
             });
         }
-        let named: Vec<String> = state.segments_since().map(|name| self.names.segment(name)).collect();
-        local
-            .made
-            .retain(|made| !named.contains(&made.key) && !made.key.contains("/pages/") && !made.key.contains("/checkpoints/"));
         local.etag = etag.0.clone();
         local.manifest = manifest;
     }
@@ -203,10 +159,10 @@ impl CachedVolume {
     }
 
     /// Removes what nothing names any more, as far as no snapshot does. Best effort: what stays is found by a collection.
-    fn remove_unused(&self, segments: Vec<ObjectName>, pages: Vec<ObjectName>, checkpoint: Option<ObjectName>) {
+    fn remove_unused(&self, objects: Vec<Object>) {
         let Some(this) = self.weak.upgrade() else { return };
         tokio::spawn(async move {
-            if let Err(error) = this.remove_unless_kept(segments, pages, checkpoint).await {
+            if let Err(error) = this.remove_unless_kept(objects).await {
                 tracing::warn!(volume = %this.name(), %error, "objects that are no longer used stay in the bucket for now");
             }
         });
@@ -215,64 +171,48 @@ impl CachedVolume {
 
 #[async_trait]
 impl Planner for CachedVolume {
-    async fn plan(&self, _: u64) -> Result<Plan, BlobError> {
-        let mut work = self.work.lock().await;
+    async fn plan(&self, subject: u64) -> Result<Plan, BlobError> {
         let local = self.local.lock().clone();
         if local.is_fenced {
             return Ok(Plan::Settled);
         }
-        // What an earlier life made.
-        let wanted = self.keys_of(&work);
-        if let Some(made) = local.made.iter().find(|made| !wanted.contains(&made.key)) {
-            return Ok(Plan::Run(Op::Delete { key: made.key.clone(), expected: Expected::Object(ETag(made.etag.clone())) }));
-        }
-        if let Some(plan) = self.unwritten_snapshot(&local) {
-            return Ok(plan);
-        }
-        if matches!(*work, Work::Nothing) {
+        let is_idle = matches!(*self.work.lock(), Work::Nothing);
+        if subject == SUBJECT && is_idle {
+            if let Some(plan) = self.unwritten_snapshot(&local) {
+                return Ok(plan);
+            }
             match self.begin(&local).await? {
-                Ok(begun) => *work = begun,
+                Ok(begun) => self.deal_out(begun).await,
                 Err(plan) => return Ok(plan),
             }
         }
-        Ok(match &*work {
-            Work::Nothing => Plan::Settled,
-            Work::Batch(batch) => self.next_of_batch(&local, batch),
-            Work::Fold(fold) => self.next_of_fold(&local, fold),
-        })
+        let work = self.work.lock();
+        if let Some(plan) = self.next_object(subject, &work) {
+            return Ok(plan);
+        }
+        // Nothing to publish: what was at hand was given up meanwhile.
+        Ok(Self::state_after(&local, &work).map_or(Plan::Wait(0), |state| self.put_manifest(&local, state)))
     }
 
     async fn make(&self, _: u64, op: &Op) -> Result<Vec<Bytes>, BlobError> {
-        let mut work = self.work.lock().await;
-        let named = self.names.parse(op.target());
-        let volume = self.id();
-        match (&mut *work, named) {
-            (Work::Batch(batch), Some((_, "segments", Some(name)))) => {
-                let len_bytes = batch.generation.len_bytes - PAD_BYTES;
-                batch.make(name, len_bytes).await
-            }
-            (Work::Fold(fold), Some((_, "pages", Some(name)))) => Ok(vec![fold.make_pack(&self.remote, name).await?.into()]),
-            (Work::Fold(fold), Some((_, "checkpoints", Some(_)))) => Ok(vec![fold.checkpoint(volume).encode().into()]),
-            _ => Err(BlobError::NotFound),
-        }
+        self.make_object(self.names.object(op.target())).await
     }
 
     async fn done(&self, _: u64, op: &Op, done: &Done, batch: &mut Batch) -> Result<(), BlobError> {
+        if matches!((op, done), (Op::PutMade { .. }, Done::Written { .. }) | (Op::Delete { .. }, _)) {
+            // Until the manifest names it, it is nothing: a later life makes it anew, and a collection finds this one.
+            return Ok(());
+        }
         let mut local = self.local.lock().clone();
         let kind = self.names.parse(op.target()).map(|(_, kind, _)| kind);
         match (op, done) {
-            (Op::PutMade { key, .. }, Done::Written { etag, .. }) => {
-                local.made.push(Made { key: key.clone(), etag: etag.0.clone() });
-            }
             (Op::PutBytes { body, .. }, Done::Written { etag, .. }) if kind == Some("manifest") => {
                 let manifest =
                     Manifest::decode(body).map_err(|error| ObjectError::Corrupt(error.to_string())).map_err(FetchError::from)?;
-                self.tell_map(&manifest).await;
-                self.finish_snapshot(&manifest.state, batch).await;
+                self.tell_map(&local, &manifest, batch);
                 self.published(&mut local, manifest, etag, batch);
             }
             (Op::PutBytes { key, .. }, Done::Written { .. }) => self.snapshot_written(key, batch),
-            (Op::Delete { key, .. }, Done::Deleted | Done::Conflict(_)) => local.made.retain(|made| made.key != *key),
             (Op::PutBytes { .. }, Done::Conflict(_)) if kind == Some("manifest") => {
                 self.look_at_manifest(&mut local, batch).await?
             }
@@ -288,8 +228,10 @@ impl Planner for CachedVolume {
         Ok(())
     }
 
-    fn applied(&self, subject: u64, op: &Op, done: &Done) {
-        debug_assert_eq!(subject, SUBJECT);
+    fn applied(&self, _: u64, op: &Op, done: &Done) {
+        if let (Op::PutMade { key, .. }, Done::Written { .. }) = (op, done) {
+            return self.names.object(key).into_iter().for_each(|object| self.dealt.lock().sent(object));
+        }
         let Some(local) = self.staged.lock().take() else { return };
         let is_manifest = op.target() == self.names.manifest(local.manifest.volume);
         let is_fenced = local.is_fenced;
@@ -298,45 +240,44 @@ impl Planner for CachedVolume {
             self.is_fenced.store(true, Ordering::Relaxed);
         }
         if is_manifest && matches!(done, Done::Written { .. } | Done::Conflict(_)) {
-            // Planned by one task, which is here now: nobody else holds it for long.
-            let work = match self.work.try_lock() {
-                Ok(mut work) => std::mem::replace(&mut *work, Work::Nothing),
-                Err(_) => return,
-            };
-            if let (Work::Fold(fold), Done::Written { .. }) = (work, done) {
-                let now = fold.checkpoint(self.id());
-                let (segments, pages) = fold.dropped(&now);
-                self.remove_unused(segments, pages, fold.of.checkpoint);
-            }
+            // Its objects are all sent, and only one job decides, which is here now.
+            let work = std::mem::replace(&mut *self.work.lock(), Work::Nothing);
+            self.dealt.lock().clear();
+            self.finished(work, matches!(done, Done::Written { .. }));
         }
     }
 }
 
 impl CachedVolume {
-    /// The map is that of a manifest from now on, before the blob is told.
-    async fn tell_map(&self, manifest: &Manifest) {
-        let work = self.work.lock().await;
-        match &*work {
-            Work::Batch(batch) if batch.generation.seq.0 == manifest.state.generation => {
-                let made: Vec<(ObjectName, Segment)> =
-                    batch.made.iter().map(|(name, segment)| (*name, segment.clone())).collect();
-                self.remote.publish(manifest.state.clone(), &made);
+    /// What was at hand is over; `is_published`: the volume is what it made of it.
+    fn finished(&self, work: Work, is_published: bool) {
+        match work {
+            Work::Batch(batch) if is_published => self.cleaning.lock().batch_published(&batch),
+            Work::Fold(fold) if is_published => {
+                self.cleaning.lock().fold_published();
+                self.remove_unused(fold.dropped(&fold.checkpoint(self.id())));
             }
-            Work::Fold(fold) if manifest.state.checkpoint == Some(fold.name) => {
-                self.remote.publish_checkpoint(manifest.state.clone(), Arc::new(fold.checkpoint(manifest.volume)));
-            }
-            _ => self.remote.forget(manifest.state.clone()),
+            _ => {}
         }
     }
 
-    /// The snapshot that a published generation is: what it has is known.
-    async fn finish_snapshot(&self, state: &State, batch: &mut Batch) {
-        let of: Option<VolumeId> = match &*self.work.lock().await {
-            Work::Batch(frozen) if frozen.generation.seq.0 == state.generation => frozen.snapshot,
-            _ => None,
-        };
-        if let Some(of) = of {
-            self.snapshot_published(of, state, batch);
+    /// The map is that of a manifest from now on, before the blob is told; and what the snapshot has that it is, if it is one, is known.
+    fn tell_map(&self, local: &Local, manifest: &Manifest, batch: &mut Batch) {
+        let work = self.work.lock().clone();
+        let state = &manifest.state;
+        if Self::state_after(local, &work).as_ref() != Some(state) {
+            // Of an earlier life.
+            return self.remote.forget(state.clone());
+        }
+        match work {
+            Work::Nothing => {}
+            Work::Batch(frozen) => {
+                self.remote.publish(state.clone(), &frozen.made());
+                if let Some(snapshot) = frozen.snapshot {
+                    self.snapshot_published(snapshot, state, batch);
+                }
+            }
+            Work::Fold(fold) => self.remote.publish_checkpoint(state.clone(), fold.checkpoint(manifest.volume)),
         }
     }
 }

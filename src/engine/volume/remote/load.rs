@@ -9,10 +9,10 @@ use super::{Map, PagePlace, REQUESTS_MAX, Remote, damaged};
 use crate::engine::volume::checkpoint::Checkpoint;
 use crate::engine::volume::manifest::State;
 use crate::engine::volume::map::Page;
-use crate::engine::volume::names::ObjectName;
+use crate::engine::volume::names::{Names, ObjectName};
 use crate::engine::volume::segment::Segment;
 use crate::store::blob::FetchError;
-use crate::store::object::ObjectError;
+use crate::store::object::{ObjectError, SharedStore};
 
 /// What is read of a segment to know its table, in bytes; more where that is longer.
 const HEAD_BYTES: u64 = 64 << 10;
@@ -46,7 +46,7 @@ impl Remote {
 
     async fn map_of(&self, state: &State) -> Result<Map, FetchError> {
         let checkpoint = match state.checkpoint {
-            Some(name) => Some(Arc::new(self.checkpoint(name).await?)),
+            Some(name) => Some(Arc::new(checkpoint(&self.bucket, &self.names, name).await?)),
             None => None,
         };
         let mut map = Map { checkpoint, ..Map::default() };
@@ -58,12 +58,6 @@ impl Remote {
             }
         }
         Ok(map)
-    }
-
-    async fn checkpoint(&self, name: ObjectName) -> Result<Checkpoint, FetchError> {
-        let key = self.names.checkpoint(name);
-        let (_, bytes) = self.bucket.get(&key, None, None).await.map_err(gone)?;
-        Checkpoint::decode(&bytes).map_err(|error| damaged(&key, &error))
     }
 
     /// Header and table of a segment.
@@ -115,6 +109,20 @@ impl Remote {
         }
         Ok(pages)
     }
+}
+
+/// A checkpoint.
+///
+/// # Errors
+/// What S3 says; `Changed` where it is gone.
+pub(in crate::engine::volume) async fn checkpoint(
+    bucket: &SharedStore,
+    names: &Names,
+    name: ObjectName,
+) -> Result<Checkpoint, FetchError> {
+    let key = names.checkpoint(name);
+    let (_, bytes) = bucket.get(&key, None, None).await.map_err(gone)?;
+    Checkpoint::decode(&bytes).map_err(|error| damaged(&key, &error))
 }
 
 /// An object that a state names is gone: the state is an old one.
