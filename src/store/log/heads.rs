@@ -20,9 +20,11 @@ pub struct Head {
     pub bytes: Box<[u8]>,
 }
 
+type Slot = Mutex<Option<(Location, Arc<Head>)>>;
+
 /// See the module.
 pub struct Heads {
-    slots: Box<[Mutex<Option<(Location, Arc<Head>)>>]>,
+    slots: Box<[Slot]>,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -32,7 +34,7 @@ impl Heads {
         Self { slots: (0..HEADS_MAX).map(|_| Mutex::default()).collect(), hasher: foldhash::fast::RandomState::default() }
     }
 
-    fn slot(&self, place: Location) -> &Mutex<Option<(Location, Arc<Head>)>> {
+    fn slot(&self, place: Location) -> &Slot {
         &self.slots[self.hasher.hash_one(place) as usize % HEADS_MAX]
     }
 

@@ -142,7 +142,7 @@ impl Tape {
         let squeezes = self.modes.lock().squeezes;
         let first = u8::from(status.is_ready) << 5 | u8::from(squeezes) << 4 | u8::from(is_protected) << 3 | 1;
         // RAA 20h: the robot may come; MPRSNT 10h; MSTD, MTHRD, MOUNTED 07h.
-        let second = u8::from(!status.is_ready) << 5 | u8::from(medium.is_some()) << 4 | u8::from(status.is_ready) * 7;
+        let second = u8::from(!status.is_ready) << 5 | u8::from(medium.is_some()) << 4 | (u8::from(status.is_ready) * 7);
         Page { code: DEVICE_STATUS, parameters: vec![Parameter::list(0, &[first, second, 0, 0])] }
     }
 
