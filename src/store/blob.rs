@@ -227,6 +227,8 @@ pub struct BlobStore {
     settings: Settings,
     body_bytes_max: usize,
     layouts: RwLock<HashMap<OwnerId, Arc<dyn Layout>>>,
+    /// The number that the last owner got from this process.
+    last_owner: tokio::sync::Mutex<u32>,
     node_ids: ids::Ids,
     blob_ids: ids::Ids,
     table: cache::Table,
@@ -318,6 +320,14 @@ impl BlobStore {
     /// `Log`: the high-water mark could not be made durable.
     pub async fn new_node_id(&self) -> Result<NodeId, BlobError> {
         self.new_id(&self.node_ids).await.map(NodeId)
+    }
+
+    /// An owner's number that nobody else has or gets, whoever asks at the same time. Its row makes it last.
+    ///
+    /// # Errors
+    /// `Meta`.
+    pub async fn new_owner_id(&self) -> Result<OwnerId, BlobError> {
+        self.next_owner().await
     }
 
     /// A blob id that was never given before.

@@ -164,7 +164,7 @@ async fn owner_of(name: &str, settings: &Settings, blobs: &Arc<BlobStore>) -> Re
         }
         return Ok((known.owner, known.root));
     }
-    let owner = OwnerId(owners.iter().map(|row| row.owner.0).max().unwrap_or(0) + 1);
+    let owner = blobs.new_owner_id().await?;
     let root = blobs.new_node_id().await?;
     let mut batch = Batch::new();
     batch.put(Row::Owner(OwnerRow {

@@ -46,6 +46,14 @@ impl Ids {
 }
 
 impl BlobStore {
+    /// One more owner: above all that have a row, and all that were given before by this process.
+    pub(super) async fn next_owner(&self) -> Result<OwnerId, BlobError> {
+        let mut last = self.last_owner.lock().await;
+        let known = self.meta.owners().await?.iter().map(|row| row.owner.0).max().unwrap_or(0);
+        *last = known.max(*last) + 1;
+        Ok(OwnerId(*last))
+    }
+
     /// One more id.
     pub(super) async fn new_id(&self, ids: &Ids) -> Result<u64, BlobError> {
         loop {

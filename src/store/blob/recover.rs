@@ -107,6 +107,7 @@ fn build(log: Log, meta: Arc<Meta>, clock: Arc<dyn Clock>, settings: Settings, a
         body_bytes_max: BlobStore::body_bytes_max_of(settings.log.segment_bytes),
         settings,
         layouts: RwLock::default(),
+        last_owner: tokio::sync::Mutex::default(),
         node_ids: Ids::new("ids.node"),
         blob_ids: Ids::new("ids.blob"),
         table: Table::new(),

@@ -206,7 +206,7 @@ impl Home {
 
     /// Writes down that this gateway has a volume, and opens it.
     async fn take(&self, manifest: Manifest, etag: ETag) -> Result<Arc<CachedVolume>, AttachError> {
-        let owner = OwnerId(self.owners().await?.iter().map(|row| row.owner.0).max().unwrap_or(0) + 1);
+        let owner = self.blobs.new_owner_id().await?;
         let blob = self.blobs.new_blob_id().await?;
         let row = OwnerRow {
             owner,

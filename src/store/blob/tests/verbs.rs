@@ -30,6 +30,9 @@ async fn writes_read_back_and_survive_a_restart() {
     store.test_accounts().await;
     let id2 = store.new_blob_id().await.unwrap();
     assert!(id2 > id, "ids are never given twice");
+    // A share and a volume that come at the same time.
+    let (one, other) = tokio::join!(store.new_owner_id(), store.new_owner_id());
+    assert_ne!(one.unwrap(), other.unwrap());
     assert!(matches!(store.read(id2, 0..1).await, Err(BlobError::NotFound)));
 }
 
