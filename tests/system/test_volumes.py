@@ -320,25 +320,6 @@ def test_a_clone_into_an_empty_gateway(gateway, make_gateway, tmp_path):
     assert stored(gateway) == 0
 
 
-def test_volumes_whose_bucket_cannot_be_opened_at_a_start_are_served_as_soon_as_it_can(gateway, make_gateway, tmp_path):
-    key, secret = gateway.keys()
-    credentials = tmp_path / "credentials"
-    credentials.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
-    s3 = f'[volumes.s3]\nendpoint = "http://127.0.0.1:{gateway.s3_port}"\ncredentials_file = "{credentials}"\n'
-    other = make_gateway(config=s3, shares={}).start()
-    create(other, "db", "64 MiB")
-    qemu_io(url(other, "db"), "write -P 1 0 8M")
-    other.drain()
-    other.stop()
-    credentials.rename(tmp_path / "gone")
-    other.start(wait=False)
-    until(lambda: "volumes are not served" in other.run("status", check=False).stdout)
-    (tmp_path / "gone").rename(credentials)
-    until(lambda: "db" in volume(other, "list", check=False).stdout)
-    qemu_io(url(other, "db"), "read -P 1 0 8M")
-    until(lambda: "volumes are not served" not in other.run("status", check=False).stdout)
-
-
 def test_a_volume_answers_scsi_as_the_standard_says(gateway):
     """iscsi-test-cu (one process per suite) against a volume, as test_iscsi.py has it against disks in memory."""
     from test_iscsi import families, suite

@@ -118,11 +118,18 @@ impl Remote {
         (over as u64, map.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.pieces()))
     }
 
-    /// Bytes of the volume that were written, or forgotten, since the checkpoint, and bytes that that has. (0, 0) where the map is not in memory.
-    pub fn covered_bytes(&self) -> (u64, u64) {
+    /// Bytes of the volume that were written, or forgotten, since the checkpoint, and bytes that that has.
+    ///
+    /// # Errors
+    /// What loading the map says.
+    pub async fn covered_bytes(&self) -> Result<(u64, u64), FetchError> {
+        if self.state().since_count() == 0 {
+            return Ok((0, 0));
+        }
+        self.load().await?;
         let inner = self.inner.read();
-        let Some(map) = &inner.map else { return (0, 0) };
-        (map.covered_bytes, map.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.live_bytes()))
+        let Some(map) = &inner.map else { return Ok((0, 0)) };
+        Ok((map.covered_bytes, map.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.live_bytes())))
     }
 
     /// The checkpoint in force, if there is one.

@@ -138,9 +138,14 @@ impl CachedVolume {
     }
 
     /// Whether so much changed since the last checkpoint that another one may free something.
-    pub(super) fn is_fold_worth_it(&self) -> bool {
-        let (covered_bytes, live_bytes) = self.remote.covered_bytes();
-        covered_bytes >= (live_bytes / REST_PART).max(REST_BYTES_MIN)
+    pub(super) async fn is_fold_worth_it(&self) -> bool {
+        match self.remote.covered_bytes().await {
+            Ok((covered_bytes, live_bytes)) => covered_bytes >= (live_bytes / REST_PART).max(REST_BYTES_MIN),
+            Err(error) => {
+                tracing::warn!(volume = %self.name(), %error, "what changed of the map is not known; it is looked at after the next upload");
+                false
+            }
+        }
     }
 
     async fn victims(&self) -> Result<Vec<ObjectName>, FetchError> {

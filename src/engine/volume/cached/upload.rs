@@ -97,7 +97,7 @@ impl CachedVolume {
         if let Some(work) = self.clean(!is_due).await {
             return Ok(Ok(work));
         }
-        if !is_dirty && self.is_fold_worth_it() {
+        if !is_dirty && self.is_fold_worth_it().await {
             return Ok(Ok(self.fold().await?));
         }
         if !is_dirty {
